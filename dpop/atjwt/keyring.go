@@ -1,0 +1,342 @@
+package atjwt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/senderbound/senderbound/dpop"
+	"github.com/senderbound/senderbound/internal/jose"
+)
+
+const (
+	fetchTimeout = 5 * time.Second // of one fetch, metadata included
+	maxBody      = 512 << 10       // of one answer, in bytes
+	maxRedirects = 3
+	maxWaiting   = 256             // requests that wait for one fetch
+	maxPatience  = 5 * time.Second // how long a request waits for a fetch that may not begin yet
+)
+
+// A keyring keeps the keys of one issuer fresh. One goroutine, run, makes all fetches, one after the other; requests read
+// what it found without a lock. Only a request with a key that is not known takes mu, and may ask for an early fetch.
+type keyring struct {
+	cfg     *Config
+	client  *http.Client
+	current atomic.Pointer[keySet] // nil until a fetch has succeeded; the last good set ever after
+	asked   chan struct{}          // holds a value if an early fetch is wanted
+
+	mu        sync.Mutex
+	done      chan struct{} // closed when the fetch that is under way, or else the next one, has ended
+	fetching  bool
+	ended     bool      // no fetch will come any more
+	permitted time.Time // when the next fetch may begin
+	failure   error     // why the last fetch failed, or nil
+	patient   bool      // whether waiting until permitted may be worth it
+	waiting   int       // requests that wait for done
+
+	jwksURI string // run's own
+}
+
+func newKeyring(cfg *Config) *keyring {
+	client := *cfg.HTTPClient
+	client.CheckRedirect = sameOrigin(cfg.HTTPClient.CheckRedirect)
+	return &keyring{
+		cfg:      cfg,
+		client:   &client,
+		asked:    make(chan struct{}, 1),
+		done:     make(chan struct{}),
+		fetching: true, // run begins with a fetch: whoever comes before it waits for that one
+	}
+}
+
+// await decides what a request gets whose key is not in set. It returns a channel that is closed when it makes sense to
+// look again, after which the caller calls leave; or what to answer at once. waits is how often the request has waited.
+//
+// A key that is not in the set may be new, and anyone can send tokens with key identifiers made up. So:
+//
+//   - If a fetch is under way or may begin, the request waits for it.
+//   - If not, the set is younger than MinRefreshInterval, and counts as what the issuer publishes: a key that is not in
+//     it is not the issuer's. Only while waiting may help does the request wait for the next fetch even so. Once a fetch
+//     that was asked for has brought nothing new, it cannot, and a flood is answered at once.
+//   - If maxWaiting requests wait already, more would only pile up, and the set decides.
+//
+// The answer of the set is 401 and not 503: else anyone could make a healthy server answer 503, and have it taken out
+// of service for that. The price is that during a flood a new key may be refused for as long as MinRefreshInterval; no
+// longer, since the flood itself asks for the fetch. Where there is no set, or the last fetch failed, nothing can be said
+// about the token: that is a 503, and at once, since waiting does not mend an issuer.
+func (k *keyring) await(set *keySet, kid string, waits int) (<-chan struct{}, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.ended {
+		return nil, k.unavailable(errEnded)
+	}
+	if k.current.Load() != set { // replaced since the caller looked
+		k.waiting++
+		return closed, nil
+	}
+	select {
+	case k.asked <- struct{}{}:
+	default:
+	}
+	soon := k.fetching || !time.Now().Before(k.permitted)
+	switch {
+	case k.failure != nil && (waits > 0 || !soon):
+		return nil, k.unavailable(k.failure)
+	case set != nil && (waits >= 2 || !soon && !k.patient || k.waiting >= maxWaiting):
+		return nil, refuse(dpop.ErrTokenSignature, "the issuer has no key %s", quote(kid))
+	case k.waiting >= maxWaiting:
+		return nil, k.unavailable(errCrowded)
+	}
+	k.waiting++
+	return k.done, nil
+}
+
+var (
+	errEnded   = errors.New("the context that NewResolver was given has ended")
+	errCrowded = fmt.Errorf("%d requests wait for them already", maxWaiting)
+
+	closed = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
+)
+
+func (k *keyring) leave() {
+	k.mu.Lock()
+	k.waiting--
+	k.mu.Unlock()
+}
+
+// unavailable returns an error that says that the keys are not there, and so nothing about the token.
+func (k *keyring) unavailable(cause error) error {
+	return fmt.Errorf("atjwt: the keys of %q are not available: %w", k.cfg.Issuer, cause)
+}
+
+// run fetches the keys: at once, every RefreshInterval, sooner after a failure or when asked, and never sooner than
+// MinRefreshInterval after the last time. It returns when ctx ends.
+func (k *keyring) run(ctx context.Context) {
+	defer k.end()
+	failures, scheduled := 0, true
+	for ctx.Err() == nil {
+		start := time.Now()
+		k.begin(start.Add(k.cfg.MinRefreshInterval))
+		set, err := k.fetch(ctx, scheduled)
+		if ctx.Err() != nil {
+			return // which is why it failed, if it did
+		}
+		if err != nil {
+			failures++
+			k.cfg.Logger.WarnContext(ctx, "atjwt: fetching keys failed; the last good ones, if any, stay in use",
+				"issuer", k.cfg.Issuer, "error", err, "failures", failures)
+		} else {
+			failures = 0
+		}
+		k.finish(ctx, set, err, scheduled)
+
+		next := start.Add(k.delay(failures))
+		if !sleep(ctx, k.permitted, nil) {
+			return
+		}
+		scheduled = sleep(ctx, next, k.asked)
+	}
+}
+
+// delay returns the time from one fetch to the next that no one asks for: after failures, twice as long each time. A
+// little of it is left to chance, so that many servers do not ask one issuer all at once.
+func (k *keyring) delay(failures int) time.Duration {
+	d := k.cfg.RefreshInterval
+	if failures > 0 {
+		d = k.cfg.MinRefreshInterval
+		for ; failures > 1 && d < k.cfg.RefreshInterval; failures-- {
+			d *= 2
+		}
+		d = min(d, k.cfg.RefreshInterval)
+	}
+	return d - rand.N(d/10+1)
+}
+
+// sleep waits until t, and reports whether that came before the end of ctx and a value from woken.
+func sleep(ctx context.Context, t time.Time, woken <-chan struct{}) bool {
+	timer := time.NewTimer(time.Until(t))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-woken:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+func (k *keyring) begin(permitted time.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.fetching, k.permitted = true, permitted
+}
+
+// finish puts a new set in place, if there is one, and wakes those who wait. Those for whom it was not enough ask again.
+func (k *keyring) finish(ctx context.Context, set *keySet, err error, scheduled bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.fetching, k.failure = false, err
+	if err == nil {
+		changed := k.install(ctx, set)
+		k.patient = (scheduled || changed) && k.cfg.MinRefreshInterval <= maxPatience
+	}
+	select {
+	case <-k.asked:
+	default:
+	}
+	close(k.done)
+	k.done = make(chan struct{})
+}
+
+// install makes set the current one, and reports whether it is another one than before. The tokens verified so far stay
+// verified if all keys of old are in it. If one is gone or is used otherwise, all are forgotten, and not only those it
+// has verified: that is rare, and verifying a token once more is cheap. A verification that is under way with old
+// then ends up in old's cache, which no one reads any more.
+func (k *keyring) install(ctx context.Context, set *keySet) (changed bool) {
+	old := k.current.Load()
+	if old != nil && set.contains(old) {
+		set.verified = old.verified
+	} else {
+		set.verified = newCache(k.cfg)
+	}
+	k.current.Store(set)
+	if changed = old == nil || !set.contains(old) || !old.contains(set); changed {
+		k.cfg.Logger.InfoContext(ctx, "atjwt: the issuer's keys have changed",
+			"issuer", k.cfg.Issuer, "kids", set.names(), "skipped", set.skipped)
+	}
+	return changed
+}
+
+func (k *keyring) end() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.ended = true
+	close(k.done)
+}
+
+// fetch returns the keys that the issuer publishes now. Metadata are read again on each scheduled fetch, so that a
+// jwks_uri that moves is followed, and after a failure; a fetch that a request waits for goes to the keys directly.
+func (k *keyring) fetch(ctx context.Context, scheduled bool) (set *keySet, err error) {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	defer func() {
+		if err != nil {
+			k.jwksURI = ""
+		}
+	}()
+	if k.cfg.JWKSURI != "" {
+		k.jwksURI = k.cfg.JWKSURI
+	} else if scheduled || k.jwksURI == "" {
+		if k.jwksURI, err = k.discover(ctx); err != nil {
+			return nil, err
+		}
+	}
+	body, err := k.get(ctx, k.jwksURI)
+	if err != nil {
+		return nil, err
+	}
+	return parseKeySet(body, k.cfg.Algorithms)
+}
+
+// discover returns the jwks_uri of the issuer's metadata: those of RFC 8414 or, if there are none, of OpenID Connect
+// Discovery. Any status from 400 to 499 says that there are none: a proxy that publishes only the issuer's own path may
+// answer 403 just as well.
+func (k *keyring) discover(ctx context.Context) (string, error) {
+	oauth, openID := metadataURLs(k.cfg.Issuer)
+	body, err := k.get(ctx, oauth)
+	if status := (statusError{}); errors.As(err, &status) && status.code >= 400 && status.code <= 499 {
+		body, err = k.get(ctx, openID)
+	}
+	if err != nil {
+		return "", err
+	}
+	return k.readMetadata(body)
+}
+
+// metadataURLs returns where an issuer's metadata may be: RFC 8414 §3.1 puts the well-known part before the path of the
+// issuer, OpenID Connect Discovery 1.0 §4 after it.
+func metadataURLs(issuer string) (oauth, openID string) {
+	u, _ := url.Parse(issuer) // withDefaults has parsed it
+	path := strings.TrimRight(u.EscapedPath(), "/")
+	origin := u.Scheme + "://" + u.Host
+	return origin + "/.well-known/oauth-authorization-server" + path, origin + path + "/.well-known/openid-configuration"
+}
+
+func (k *keyring) readMetadata(body []byte) (jwksURI string, err error) {
+	var m [2][]byte
+	if err := jose.Scan(body, []string{"issuer", "jwks_uri"}, m[:]); err != nil {
+		return "", fmt.Errorf("the issuer's metadata %w", err)
+	}
+	issuer, err := jose.Text(m[0])
+	if err != nil || string(issuer) != k.cfg.Issuer {
+		// RFC 8414 §3.3: metadata of another issuer must not be used.
+		return "", fmt.Errorf("the metadata are those of %s; Config.Issuer must be spelled exactly as the issuer does", quote(string(issuer)))
+	}
+	text, err := jose.Text(m[1])
+	if err != nil {
+		return "", errors.New("the issuer's metadata have no jwks_uri; set Config.JWKSURI")
+	}
+	if err := checkURL(string(text), k.cfg.InsecureHTTP); err != nil {
+		return "", fmt.Errorf("the jwks_uri of the issuer's metadata %w", err)
+	}
+	return string(text), nil
+}
+
+// A statusError is an answer that is not 200.
+type statusError struct {
+	url  string
+	code int
+}
+
+func (e statusError) Error() string { return fmt.Sprintf("%s answered %d", e.url, e.code) }
+
+// get returns the body of the document at target.
+func (k *keyring) get(ctx context.Context, target string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", "application/json, application/jwk-set+json")
+	res, err := k.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return nil, statusError{target, res.StatusCode}
+	}
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxBody+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", target, err)
+	}
+	if len(body) > maxBody {
+		return nil, fmt.Errorf("%s answered with more than %d bytes", target, maxBody)
+	}
+	return body, nil
+}
+
+// sameOrigin follows a redirect only where it stays with the server that was asked: keys from elsewhere are not the
+// issuer's, and whoever can make it redirect should not choose whom we call.
+func sameOrigin(then func(*http.Request, []*http.Request) error) func(*http.Request, []*http.Request) error {
+	return func(req *http.Request, via []*http.Request) error {
+		first := via[0].URL
+		if req.URL.Scheme != first.Scheme || !strings.EqualFold(req.URL.Host, first.Host) {
+			return fmt.Errorf("it redirects to another origin, %s://%s", req.URL.Scheme, req.URL.Host)
+		}
+		if len(via) > maxRedirects {
+			return fmt.Errorf("it redirects more than %d times", maxRedirects)
+		}
+		if then != nil {
+			return then(req, via)
+		}
+		return nil
+	}
+}
