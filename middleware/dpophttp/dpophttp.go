@@ -1,0 +1,99 @@
+// Package dpophttp protects net/http handlers with DPoP (RFC 9449). It tells a [dpop.Verifier] what a request's target
+// URI is, and does nothing else: what the Verifier refuses never reaches the handler.
+package dpophttp
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/netip"
+
+	"github.com/senderbound/senderbound/dpop"
+)
+
+// A Config says under which URIs clients address this server. That is not taken from the request, because a proof is only
+// worth what the URI it is compared with is worth: a name that a client or a proxy can make up is worth nothing.
+type Config struct {
+	// Origins are what clients address: scheme, host, and port if it is not the default, such as
+	// https://api.example.com. With one, that is it, whatever the Host field says. With several, the request's Host
+	// selects; a request for none of them is refused.
+	Origins []string
+
+	// PathPrefix is the beginning of the path that a proxy strips before the request arrives here, such as /v1.
+	PathPrefix string
+
+	// TrustedProxies are the addresses of proxies whose forwarding fields, of the one family that Forwarded names, are
+	// read instead of Host and the connection's own scheme. They too only select among Origins. From any other address
+	// these fields mean nothing.
+	TrustedProxies []netip.Prefix
+	Forwarded      Header
+
+	// OnError answers a refused request; the default is dpop.WriteError. It must not call the protected handler.
+	OnError func(http.ResponseWriter, *http.Request, error)
+}
+
+// New returns a middleware that lets a request pass if v accepts it. The handler finds the [dpop.Result] in the request's
+// context; its nonce, if there is one, is sent with the answer.
+//
+// The error names every mistake in cfg. The middleware must stand outside of what rewrites the request's method or
+// RequestURI; URL may be rewritten before it, as http.StripPrefix does.
+func New(v dpop.RequestVerifier, cfg Config) (func(http.Handler) http.Handler, error) {
+	targets, err := newTargets(cfg)
+	if v == nil {
+		err = errors.Join(errors.New("dpophttp: the verifier is nil: pass what dpop.NewVerifier returned"), err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ctx := r.Context()
+			if cfg.OnError != nil {
+				ctx = context.WithValue(ctx, onErrorKey{}, cfg.OnError)
+			}
+			result, err := v.Verify(ctx, dpop.RequestFromHTTP(r, targets.uri(r)))
+			if err != nil {
+				refuse(w, r.WithContext(ctx), err)
+				return
+			}
+			if result.Nonce != "" {
+				w.Header().Set("DPoP-Nonce", result.Nonce)
+				w.Header().Set("Cache-Control", "no-store") // RFC 9449 §8.2
+			}
+			next.ServeHTTP(w, r.WithContext(dpop.NewContext(ctx, result)))
+		})
+	}, nil
+}
+
+// RequireScope returns a middleware, to stand inside the one that New returned, that lets a request pass if its token has
+// each of scopes. Else it answers 403 (RFC 6750 §3.1), through the same OnError. Where no Verifier has accepted the
+// request before, it answers 500.
+func RequireScope(scopes ...string) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			result, ok := dpop.FromContext(r.Context())
+			if !ok {
+				refuse(w, r, errNoResult)
+				return
+			}
+			if err := result.Require(scopes...); err != nil {
+				refuse(w, r, err)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
+}
+
+var errNoResult = errors.New("dpophttp: RequireScope stands outside of the middleware that New returned")
+
+// onErrorKey carries Config.OnError to RequireScope.
+type onErrorKey struct{}
+
+func refuse(w http.ResponseWriter, r *http.Request, err error) {
+	if onError, ok := r.Context().Value(onErrorKey{}).(func(http.ResponseWriter, *http.Request, error)); ok {
+		onError(w, r, err)
+		return
+	}
+	dpop.WriteError(w, err)
+}
