@@ -1,0 +1,218 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/senderbound/senderbound/dpop/dpopclient"
+	"github.com/senderbound/senderbound/dpop/dpoptest"
+)
+
+// start runs the server with args until the test ends, and returns its URL and the lines it logs after that.
+func start(t *testing.T, args ...string) (string, *bufio.Scanner) {
+	o, err := parseOptions(args, io.Discard)
+	require.NoError(t, err)
+	stderr, writer, err := os.Pipe() // unlike io.Pipe, it lets the server go on while nobody reads
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- run(ctx, o, writer)
+		writer.Close()
+	}()
+	t.Cleanup(func() {
+		cancel()
+		defer stderr.Close()
+		if err := <-ended; err != nil {
+			t.Errorf("the server did not end cleanly: %v", err)
+		}
+	})
+	lines := bufio.NewScanner(stderr)
+	for lines.Scan() {
+		if url, ok := strings.CutPrefix(lines.Text(), "listening on "); ok {
+			return url, lines
+		}
+	}
+	t.Fatalf("the server ended: %v", <-ended)
+	return "", nil
+}
+
+type answer struct {
+	Status    int
+	Challenge string
+	Subject   string `json:"sub"`
+	ClientID  string `json:"client_id"`
+	Scope     string `json:"scope"`
+	JKT       string `json:"jkt"`
+	Bound     bool   `json:"sender_constrained"`
+	Error     string `json:"error"`
+}
+
+func send(t *testing.T, client *http.Client, method, url, authorization string, proofs ...string) (a answer) {
+	req, err := http.NewRequestWithContext(t.Context(), method, url, nil)
+	require.NoError(t, err)
+	if authorization != "" {
+		req.Header.Set("Authorization", authorization)
+	}
+	req.Header["DPoP"] = proofs
+	resp, err := client.Do(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	if len(body) > 0 {
+		require.NoError(t, json.Unmarshal(body, &a), "body: %s", body)
+	}
+	a.Status, a.Challenge = resp.StatusCode, strings.Join(resp.Header.Values("WWW-Authenticate"), "\n")
+	return a
+}
+
+func TestEcho(t *testing.T) {
+	issuer := dpoptest.NewIssuer()
+	defer issuer.Close()
+	url, logged := start(t, "-listen", "127.0.0.1:0", "-issuer", issuer.URL, "-audience", "api")
+	key := dpoptest.NewKey()
+	token := issuer.Token("api", key.JKT(), nil)
+	proof := func(method, uri string) string {
+		return dpoptest.Proof(key, dpopclient.Claims{Method: method, URI: uri, AccessToken: token})
+	}
+
+	want := answer{Status: 200, Subject: "alice", ClientID: "test-client", Scope: "orders:read", JKT: key.JKT(), Bound: true}
+	for _, method := range []string{"GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"} {
+		for _, path := range []string{"/", "/a/b?c=d", "//a/../b", "/.well-known/x"} {
+			if got := send(t, http.DefaultClient, method, url+path, "DPoP "+token, proof(method, url+path)); got != want {
+				t.Errorf("%s %s: %+v, want %+v", method, path, got, want)
+			}
+		}
+	}
+
+	got := send(t, http.DefaultClient, "GET", url+"/", "DPoP "+token, proof("GET", url+"/other"))
+	if got.Status != 401 || got.Error != "invalid_dpop_proof" || !strings.Contains(got.Challenge, url+metadataPath) {
+		t.Errorf("proof for another URL: %+v, want 401 invalid_dpop_proof and a challenge that names the metadata", got)
+	}
+	for logged.Scan() && !strings.Contains(logged.Text(), "request refused") {
+	}
+	var record struct {
+		DPoP struct{ Reason, Detail string }
+	}
+	require.NoError(t, json.Unmarshal(logged.Bytes(), &record))
+	if record.DPoP.Reason != "htu_mismatch" || !strings.Contains(record.DPoP.Detail, url+"/other") {
+		t.Errorf("logged %s, want the reason htu_mismatch and the htu received", logged.Text())
+	}
+}
+
+func TestMetadata(t *testing.T) {
+	for name, test := range map[string]struct {
+		flags []string
+		want  string
+	}{
+		"strict":       {nil, `,"dpop_bound_access_tokens_required":true,"dpop_signing_alg_values_supported":["ES256","EdDSA","PS256"]`},
+		"bearer, algs": {[]string{"-allow-bearer", "-algs", "ES384,ES256"}, `,"dpop_signing_alg_values_supported":["ES384","ES256"]`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			url, _ := start(t, append([]string{"-listen", "127.0.0.1:0", "-origin", "https://api.example.com",
+				"-issuer", "http://127.0.0.1:1", "-audience", "api"}, test.flags...)...)
+			resp, err := http.Get(url + metadataPath)
+			require.NoError(t, err)
+			defer resp.Body.Close()
+			body, err := io.ReadAll(resp.Body)
+			require.NoError(t, err)
+			want := `{"authorization_servers":["http://127.0.0.1:1"],"bearer_methods_supported":["header"]` + test.want + `,"resource":"https://api.example.com"}`
+			if got := strings.TrimSpace(string(body)); got != want {
+				t.Errorf("R131: metadata is\n%s, want\n%s", got, want)
+			}
+		})
+	}
+}
+
+func TestTLS(t *testing.T) {
+	cert, key := certificate(t)
+	url, _ := start(t, "-listen", "127.0.0.1:0", "-tls-cert", cert, "-tls-key", key, "-issuer", "http://127.0.0.1:1", "-audience", "api")
+	dial := func(config *tls.Config) error {
+		config.InsecureSkipVerify = true
+		conn, err := tls.Dial("tcp", strings.TrimPrefix(url, "https://"), config)
+		if err == nil {
+			conn.Close()
+		}
+		return err
+	}
+	require.NoError(t, dial(&tls.Config{MinVersion: tls.VersionTLS13}))
+	require.NoError(t, dial(&tls.Config{MaxVersion: tls.VersionTLS12}))
+	if dial(&tls.Config{MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256}}) == nil {
+		t.Error("a suite of TLS 1.2 without AES-GCM was accepted")
+	}
+	if dial(&tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}) == nil {
+		t.Error("TLS 1.1 was accepted")
+	}
+}
+
+// certificate writes a self-signed certificate for 127.0.0.1.
+func certificate(t *testing.T) (certFile, keyFile string) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), IPAddresses: []net.IP{{127, 0, 0, 1}}, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	require.NoError(t, err)
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	require.NoError(t, err)
+	certFile, keyFile = filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
+	require.NoError(t, os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
+	require.NoError(t, os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600))
+	return certFile, keyFile
+}
+
+func TestWrongFlags(t *testing.T) {
+	good := []string{"-listen", "127.0.0.1:0", "-issuer", "http://127.0.0.1:1", "-audience", "api"}
+	for name, test := range map[string]struct {
+		args []string
+		want string
+	}{
+		"no issuer":              {[]string{"-audience", "api"}, "-issuer is missing: give"},
+		"no audience":            {[]string{"-issuer", "https://id.example.com"}, "-audience is missing: give"},
+		"a word":                 {append(good, "memory"), `"memory" is no flag`},
+		"introspection":          {append(good, "-introspect", "https://id.example.com/introspect"), "-introspect is not built yet"},
+		"nonces":                 {append(good, "-nonce"), "-nonce is not built yet"},
+		"shared store":           {append(good, "-replay", "redis://127.0.0.1"), "-replay takes only memory so far"},
+		"half of TLS":            {append(good, "-tls-cert", "cert.pem"), "-tls-cert and -tls-key go together"},
+		"no such certificate":    {append(good, "-tls-cert", "no.pem", "-tls-key", "no.pem"), "-tls-cert and -tls-key: open no.pem"},
+		"negative duration":      {append(good, "-max-age", "-5s"), "-max-age, -leeway and -clock-skew are not negative"},
+		"duration without unit":  {append(good, "-leeway", "5"), `invalid value "5" for flag -leeway`},
+		"leeway of an hour":      {append(good, "-leeway", "1h"), "Leeway is 1h0m0s: set at most 1m0s"},
+		"symmetric algorithm":    {append(good, "-algs", "ES256,HS256"), `Algorithms has "HS256"`},
+		"proxy without a length": {append(good, "-trusted-proxies", "10.0.0.1"), `-trusted-proxies has "10.0.0.1": give address ranges`},
+		"issuer over plain http": {[]string{"-listen", "127.0.0.1:0", "-issuer", "http://id.example.com", "-audience", "api"}, "https"},
+		"origin with a path":     {append(good, "-origin", "https://api.example.com/v1"), `Origins has "https://api.example.com/v1"`},
+		"any address, no origin": {append(good, "-listen", ":0"), "-origin is missing"},
+		"no such address":        {append(good, "-listen", "127.0.0.1:x"), "-listen: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o, err := parseOptions(test.args, io.Discard)
+			if err == nil {
+				ctx, cancel := context.WithCancel(t.Context())
+				cancel() // so that a mistake that is not found ends the server at once
+				err = run(ctx, o, io.Discard)
+			}
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("error is %v, want one that says %q", err, test.want)
+			}
+		})
+	}
+}

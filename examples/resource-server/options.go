@@ -1,0 +1,125 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+)
+
+// options are the flags, as given.
+type options struct {
+	listen, tlsCert, tlsKey      string
+	origin                       string
+	issuer, audience, jwks       string
+	introspect, clientID         string
+	replay                       string
+	nonce, keycloak, allowBearer bool
+	algs, trustedProxies         list
+	maxAge, leeway, clockSkew    time.Duration
+}
+
+// A list is a flag of values separated by commas.
+type list []string
+
+func (l *list) String() string { return strings.Join(*l, ",") }
+
+func (l *list) Set(s string) error {
+	*l = strings.Split(s, ",")
+	return nil
+}
+
+// parseOptions reads the command line. Each error is a sentence that says what to change.
+func parseOptions(args []string, output io.Writer) (options, error) {
+	var o options
+	f := flag.NewFlagSet("resource-server", flag.ContinueOnError)
+	f.SetOutput(output)
+	f.StringVar(&o.listen, "listen", "127.0.0.1:8080", "address to listen on; port 0 means any")
+	f.StringVar(&o.tlsCert, "tls-cert", "", "certificate `file` (PEM), for TLS")
+	f.StringVar(&o.tlsKey, "tls-key", "", "private key `file` (PEM), for TLS")
+	f.StringVar(&o.origin, "origin", "", "the origin that clients address, such as https://api.example.com (default from -listen)")
+	f.StringVar(&o.issuer, "issuer", "", "`URL` of the issuer whose tokens are taken")
+	f.StringVar(&o.audience, "audience", "", "what the tokens must be meant for")
+	f.StringVar(&o.jwks, "jwks", "", "`URL` of the issuer's keys, where discovery is not to be used")
+	f.StringVar(&o.introspect, "introspect", "", "introspection endpoint `URL`, instead of local JWT validation")
+	f.StringVar(&o.clientID, "client-id", "", "client id for -introspect (secret: environment CLIENT_SECRET)")
+	f.StringVar(&o.replay, "replay", "memory", "where used proofs are remembered: memory")
+	f.BoolVar(&o.nonce, "nonce", false, "require server nonces (secret: environment NONCE_SECRET)")
+	f.BoolVar(&o.keycloak, "keycloak", false, "take tokens as Keycloak makes them")
+	f.BoolVar(&o.allowBearer, "allow-bearer", false, "also admit tokens that are bound to no key, under Bearer")
+	f.Var(&o.algs, "algs", "algorithms of proofs, such as ES256,PS256")
+	f.DurationVar(&o.maxAge, "max-age", 0, "how old a proof may be, such as 60s (default 60s)")
+	f.DurationVar(&o.leeway, "leeway", 0, "how far ahead the iat of a proof may lie (default 10s)")
+	f.DurationVar(&o.clockSkew, "clock-skew", 0, "how far clocks of servers may differ from true time (default 5s)")
+	f.Var(&o.trustedProxies, "trusted-proxies", "`CIDR,…` of proxies whose X-Forwarded-Host and -Proto are read")
+	if err := f.Parse(args); err != nil {
+		return o, err
+	}
+	if f.NArg() > 0 {
+		return o, fmt.Errorf("%q is no flag: flags begin with a dash", f.Arg(0))
+	}
+	return o, o.check()
+}
+
+func (o *options) check() error {
+	switch {
+	case o.introspect != "" || o.clientID != "":
+		return errors.New("-introspect is not built yet: leave it and -client-id out; tokens are validated as JWTs")
+	case o.nonce:
+		return errors.New("-nonce is not built yet: leave it out")
+	case o.replay != "memory":
+		return errors.New("-replay takes only memory so far: stores that are shared by several servers are not built yet")
+	case o.issuer == "":
+		return errors.New("-issuer is missing: give the URL of the issuer whose tokens are to be taken")
+	case o.audience == "":
+		return errors.New("-audience is missing: give the name under which the issuer knows this API")
+	case (o.tlsCert == "") != (o.tlsKey == ""):
+		return errors.New("-tls-cert and -tls-key go together: give both or none")
+	case o.maxAge < 0 || o.leeway < 0 || o.clockSkew < 0:
+		return errors.New("-max-age, -leeway and -clock-skew are not negative: give durations such as 60s")
+	}
+	return nil
+}
+
+// originFor returns the origin that clients address, given the address listened on.
+func (o *options) originFor(addr net.Addr) (string, error) {
+	if o.origin != "" {
+		return o.origin, nil
+	}
+	if tcp, ok := addr.(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
+		return "", errors.New("-origin is missing: -listen names no host that clients could address")
+	}
+	return o.scheme() + "://" + addr.String(), nil
+}
+
+func (o *options) scheme() string {
+	if o.tlsCert != "" {
+		return "https"
+	}
+	return "http"
+}
+
+func (o *options) proxies() ([]netip.Prefix, error) {
+	var prefixes []netip.Prefix
+	for _, s := range o.trustedProxies {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return nil, fmt.Errorf("-trusted-proxies has %q: give address ranges, such as 10.0.0.0/8 or 192.0.2.7/32", s)
+		}
+		prefixes = append(prefixes, p)
+	}
+	return prefixes, nil
+}
+
+// fail ends the program with a sentence.
+func fail(err error) {
+	if !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintf(os.Stderr, "resource-server: %v\n", err)
+	}
+	os.Exit(2)
+}
