@@ -27,11 +27,12 @@ import (
 // one gets true. A repeated key is (false, nil).
 //
 // An error means that the store does not know; the caller must refuse. [ErrStale] and [ErrFull] and [*Unavailable] say
-// more; any other error is an unknown failure. After an error the key may or may not be recorded.
+// more; any other error is an unknown failure. After an error the key may or may not be recorded. When ctx ends early,
+// the answer is an error or a right one.
 //
-// A store may remember a key longer than until expires, never shorter: a full store returns an error and does not
-// forget a key to make room. An expires that is not in the future is an error, and so is one further away than the
-// store can remember.
+// A store may remember a key longer than until expires, never shorter: a full store returns an error, be it for a known
+// key, and does not forget one to make room. An expires that is not in the future is an error and records nothing, and
+// so is one further away than the store can remember.
 //
 // made is when the proof was made, by the client's clock or by the nonce it carries. A store that may have lost its
 // memory since then returns ErrStale, because the proof may have been used before the loss.

@@ -35,6 +35,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"math"
+	"math/bits"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,8 +61,8 @@ type Config struct {
 	// with many keys counts as many clients: who may obtain tokens for how many keys is the issuer's decision.
 	MaxPerClient int
 
-	// Window is how far in the future expires may lie; default 2 minutes. The verifier needs the greatest age of a proof
-	// plus twice the clock skew between processes, and says so when Window is too short.
+	// Window is how far in the future expires may lie; default 2 minutes. A verifier needs its MaxAge, Leeway, twice its
+	// ClockSkew and a second of rounding, 81 s by default, and refuses to be made with a store whose Window is shorter.
 	Window time.Duration
 
 	// Now tells the time by which expires is judged; default time.Now.
@@ -74,9 +75,10 @@ const (
 	maxMaxEntries     = 1 << 30 // bigcache counts the bytes of a shard in 32 bits
 	maxWindow         = 24 * time.Hour
 
-	// shardCount is how many parts with a lock of their own the memory has. Entries are spread over them by a secret
-	// hash, so no client can choose the part that its proofs go to.
-	shardCount = 256
+	// The memory has parts with a lock of their own, as many as keep some thousand entries each. Entries are spread over
+	// them by a secret hash, so no client can choose the part that its proofs go to.
+	maxShards    = 256
+	shardEntries = 4096
 )
 
 var (
@@ -92,7 +94,7 @@ var (
 type Store struct {
 	cache  *bigcache.BigCache
 	seed   maphash.Seed
-	shards [shardCount]shard
+	shards []shard // as many as bigcache has, a power of two
 	quota  quota
 	live   atomic.Int64
 	closed atomic.Bool
@@ -127,6 +129,7 @@ func New(cfg Config) (*Store, error) {
 	}
 	s := &Store{
 		seed:       maphash.MakeSeed(),
+		shards:     make([]shard, shardsFor(cfg.MaxEntries)),
 		quota:      newQuota(cfg.MaxEntries, cfg.MaxPerClient),
 		maxEntries: int64(cfg.MaxEntries),
 		window:     cfg.Window,
@@ -135,13 +138,13 @@ func New(cfg Config) (*Store, error) {
 	var err error
 	// The context is one that never ends: bigcache would write to standard output when it did.
 	s.cache, err = bigcache.New(context.Background(), bigcache.Config{
-		Shards: shardCount,
+		Shards: len(s.shards),
 		Hasher: identity{},
 		// bigcache cuts to whole seconds. Two more absorb what a wall clock is adjusted by in ordinary operation.
 		LifeWindow:  (cfg.Window + time.Second - 1).Truncate(time.Second) + 2*time.Second,
 		CleanWindow: time.Second,
 		// No HardMaxCacheSize: at that limit bigcache drops the oldest entry, live or not. reserve is the limit.
-		MaxEntrySize: startSize(cfg.MaxEntries),
+		MaxEntrySize: startSize(cfg.MaxEntries / len(s.shards)),
 		OnRemove:     s.removed,
 	})
 	if err != nil {
@@ -150,11 +153,15 @@ func New(cfg Config) (*Store, error) {
 	return s, nil
 }
 
-// startSize returns the MaxEntrySize for which bigcache's buffers begin small and, doubling, come to hold a full store
-// without a large rest. bigcache uses it for nothing else than the first size, which is ten times that.
-func startSize(maxEntries int) int {
-	const entry = 1 + 8 + 8 + 2 + 8 + 8 // length, time stamp, hash, length of the key, key, value
-	mean := maxEntries / shardCount
+// shardsFor returns the number of shards that fit the capacity, a power of two.
+func shardsFor(maxEntries int) int {
+	return min(1<<bits.Len(uint(maxEntries/shardEntries)), maxShards)
+}
+
+// startSize returns the MaxEntrySize for which bigcache's buffers begin small and, doubling, come to hold mean entries a
+// shard without a large rest. bigcache uses it for nothing else than the first size, which is ten times that.
+func startSize(mean int) int {
+	const entry = 1 + 8 + 8 + 2 + 8 + 8        // length, time stamp, hash, length of the key, key, value
 	deviation := int(math.Sqrt(float64(mean))) // of a shard's share from the mean
 	size := entry * (mean + 6*deviation + 10)
 	for size > 4096 {
@@ -289,7 +296,7 @@ func (s *Store) removed(key string, value []byte) {
 }
 
 // shard returns the lock of the shard of bigcache in which hash is.
-func (s *Store) shard(hash uint64) *shard { return &s.shards[hash%shardCount] }
+func (s *Store) shard(hash uint64) *shard { return &s.shards[hash&uint64(len(s.shards)-1)] }
 
 // seconds returns t in whole seconds since 1970, rounded up and cut to 32 bits, which last until 2106.
 func seconds(t time.Time) uint32 {

@@ -161,11 +161,11 @@ func TestLivesUntilExpires(t *testing.T) {
 func TestAgainstModel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const window = 10 * time.Second
-		store := open(t, memstore.Config{MaxEntries: 60_000, MaxPerClient: 60_000, Window: window})
+		store := open(t, memstore.Config{MaxEntries: 20_000, MaxPerClient: 20_000, Window: window})
 		used := map[string]time.Time{}
 		next := 0
 		for step := range 60 {
-			for range []int{100, 5_000, 20_000}[step%3] {
+			for range []int{100, 2_000, 8_000}[step%3] {
 				key := replay.Key("client "+strconv.Itoa(next%50), strconv.Itoa(next))
 				next++
 				expires := in(time.Duration(1+next%10) * time.Second)
@@ -186,7 +186,7 @@ func TestAgainstModel(t *testing.T) {
 					delete(used, key)
 				}
 			}
-			if n := store.Len(); n < len(used) || n > 60_000 {
+			if n := store.Len(); n < len(used) || n > 20_000 {
 				t.Fatalf("step %d: Len is %d, want at least the %d live keys and at most MaxEntries", step, n, len(used))
 			}
 			time.Sleep(time.Duration(step%7) * 700 * time.Millisecond)
