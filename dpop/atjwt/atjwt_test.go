@@ -152,8 +152,9 @@ func (i *issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h, latency := i.routes[r.URL.Path], i.latency
 	i.hits[r.URL.Path]++
 	i.mu.Unlock()
-	if latency > 0 {
-		time.Sleep(latency)
+	select {
+	case <-time.After(latency):
+	case <-r.Context().Done():
 	}
 	if h == nil {
 		h = http.NotFound
@@ -581,6 +582,10 @@ func TestKeyChoice(t *testing.T) {
 			publicJWK(otherKey(), members{"kid": "ec"}), publicJWK(otherKey(), members{"kid": "ec"}), publicJWK(otherKey(), members{"kid": "ec"}),
 			publicJWK(otherKey(), members{"kid": "ec"}), ec(members{"kid": "ec"}),
 		}, es256, dpop.ErrTokenSignature},
+		"no kid, many keys of other types": {
+			[]members{publicJWK(rsaKey(), nil), publicJWK(rsaKey(), nil), publicJWK(rsaKey(), nil), publicJWK(rsaKey(), nil), ec(nil)},
+			token(members{"kid": nil}, nil), nil,
+		},
 		"beside keys that cannot be read": {[]members{
 			{"kty": "AKP", "alg": "ML-DSA-44", "kid": "pq", "pub": "AA"}, {"kty": "EC", "crv": "P-256", "x": "!"}, {}, {"kty": 1},
 			{"kty": "oct", "k": "AAAA", "kid": "ec"}, {"kty": "OKP", "crv": "X25519", "x": strings.Repeat("A", 43), "kid": "ec"},
@@ -615,6 +620,25 @@ func TestKeyChoice(t *testing.T) {
 			} else {
 				requireRefused(t, err, test.want, test.token)
 			}
+		})
+	}
+}
+
+// A set of none but unfit keys is no set, and the error says what is wrong with each.
+func TestUnfitKeysAreNamed(t *testing.T) {
+	for want, key := range map[string]members{
+		"is an RSA key of 8208 bits":    {"kty": "RSA", "n": "_" + strings.Repeat("A", 1366) + "E", "e": "AQAB"},
+		"is an RSA key of 8 bits":       {"kty": "RSA", "n": "gQ", "e": "AQAB"},
+		`has use \"enc\"`:               publicJWK(ecKey(), members{"use": "enc"}),
+		"has key_ops without verify":    publicJWK(ecKey(), members{"key_ops": []string{"sign"}}),
+		"not for one of the algorithms": publicJWK(generate(elliptic.P521()), nil),
+		"is not a public key":           {"kty": "oct", "k": "AAAA"},
+		"cannot be read":                {"kty": "AKP"},
+	} {
+		t.Run(want, func(t *testing.T) {
+			_, err := newResolver(t, config(newIssuer(key))).ResolveToken(t.Context(), token(nil, nil))
+			requireUnavailable(t, err)
+			require.ErrorContains(t, err, want)
 		})
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/senderbound/senderbound/dpop"
@@ -119,13 +120,13 @@ func TestSingleFlight(t *testing.T) {
 	_, err := r.ResolveToken(t.Context(), token(nil, nil)) // the keys are there
 	require.NoError(t, err)
 
-	// RS256 keys are quick to verify, ES384 is slow: time enough for others to come.
+	// ES384 is slow to verify: time enough for others to come. Whether they do is up to the scheduler, hence the rounds.
 	payload := must(json.Marshal(rfc9068()))
 	tok := sign(p384Key(), "ES384", members{"typ": "at+jwt", "kid": "p384"}, payload)
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
 	shared := false
-	for range 200 {
+	for round := 0; round < 1000 && !shared; round++ {
 		var wg sync.WaitGroup
 		var mu sync.Mutex
 		distinct := make(map[*dpop.Token]int)
@@ -138,7 +139,7 @@ func TestSingleFlight(t *testing.T) {
 				}
 				<-gate
 				got, err := r.ResolveToken(ctx, tok)
-				require.NoError(t, err)
+				assert.NoError(t, err)
 				mu.Lock()
 				distinct[got]++
 				mu.Unlock()
@@ -146,7 +147,7 @@ func TestSingleFlight(t *testing.T) {
 		}
 		close(gate)
 		wg.Wait()
-		shared = shared || len(distinct) < 16
+		shared = len(distinct) < 16
 	}
 	if runtime.GOMAXPROCS(0) > 1 {
 		require.True(t, shared, "no verification was shared")
@@ -169,7 +170,7 @@ func TestConcurrency(t *testing.T) {
 				for m := range 100 {
 					tok := tokens[(n+m)%len(tokens)]
 					if got, err := r.ResolveToken(t.Context(), tok); err == nil {
-						require.Equal(t, "alice", got.Subject)
+						assert.Equal(t, "alice", got.Subject)
 					}
 					r.Cached(sum(tok))
 					time.Sleep(100 * time.Millisecond)

@@ -61,7 +61,7 @@ type Config struct {
 	NoCache bool
 
 	// RefreshInterval is how often the keys are fetched, and so how long a key that the issuer has withdrawn is still
-	// believed; the default is 5 minutes.
+	// believed; the default is 5 minutes. While the issuer cannot be reached, its last good keys stay in use.
 	RefreshInterval time.Duration
 
 	// MinRefreshInterval is the least time from one fetch to the next, whatever the requests ask for, and so how long a

@@ -37,7 +37,7 @@ type keyring struct {
 	done      chan struct{} // closed when the fetch that is under way, or else the next one, has ended
 	fetching  bool
 	ended     bool      // no fetch will come any more
-	permitted time.Time // when the next fetch may begin
+	permitted time.Time // when the next fetch may begin; at first, at once
 	failure   error     // why the last fetch failed, or nil
 	patient   bool      // whether waiting until permitted may be worth it
 	waiting   int       // requests that wait for done
@@ -49,11 +49,10 @@ func newKeyring(cfg *Config) *keyring {
 	client := *cfg.HTTPClient
 	client.CheckRedirect = sameOrigin(cfg.HTTPClient.CheckRedirect)
 	return &keyring{
-		cfg:      cfg,
-		client:   &client,
-		asked:    make(chan struct{}, 1),
-		done:     make(chan struct{}),
-		fetching: true, // run begins with a fetch: whoever comes before it waits for that one
+		cfg:    cfg,
+		client: &client,
+		asked:  make(chan struct{}, 1),
+		done:   make(chan struct{}),
 	}
 }
 
@@ -82,9 +81,8 @@ func (k *keyring) await(set *keySet, kid string, waits int) (<-chan struct{}, er
 		k.waiting++
 		return closed, nil
 	}
-	select {
-	case k.asked <- struct{}{}:
-	default:
+	if waits == 0 {
+		k.ask()
 	}
 	soon := k.fetching || !time.Now().Before(k.permitted)
 	switch {
@@ -95,8 +93,17 @@ func (k *keyring) await(set *keySet, kid string, waits int) (<-chan struct{}, er
 	case k.waiting >= maxWaiting:
 		return nil, k.unavailable(errCrowded)
 	}
+	k.ask()
 	k.waiting++
 	return k.done, nil
+}
+
+// ask asks run for a fetch as soon as one is permitted.
+func (k *keyring) ask() {
+	select {
+	case k.asked <- struct{}{}:
+	default:
+	}
 }
 
 var (

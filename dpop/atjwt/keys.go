@@ -173,7 +173,8 @@ func checkPublic(public any) error {
 }
 
 // find returns the keys that may have signed a token, and the set they are from. If that set does not know, it may wait
-// for the next fetch; see await.
+// for the next fetch; see await. A token without kid is judged by the keys that are there: that a newer key has signed it
+// cannot be told from a forgery.
 func (k *keyring) find(ctx context.Context, kid, alg string) (*keySet, []key, error) {
 	for waits := 0; ; waits++ {
 		set := k.current.Load()

@@ -1,12 +1,14 @@
 package atjwt_test
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -16,6 +18,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/senderbound/senderbound/dpop"
@@ -96,6 +99,7 @@ func TestDiscovery(t *testing.T) {
 				}
 				requireUnavailable(t, err)
 				require.ErrorContains(t, err, test.fails)
+				require.LessOrEqual(t, i.count(oauthPath), 4, "redirects are followed too often")
 			})
 		})
 	}
@@ -164,6 +168,24 @@ func TestRotation(t *testing.T) {
 	})
 }
 
+// A key that is now for another algorithm is not the key that verified.
+func TestKeyChangesAlgorithm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := newIssuer(publicJWK(rsaKey(), members{"kid": "rsa", "alg": "RS256"}))
+		r := newResolver(t, config(i))
+		tok := sign(rsaKey(), "RS256", members{"typ": "at+jwt", "kid": "rsa"}, must(json.Marshal(rfc9068().with(members{"exp": time.Now().Unix() + 3600}))))
+		sleep(4 * time.Minute)
+		_, err := r.ResolveToken(t.Context(), tok)
+		require.NoError(t, err)
+		i.publish(publicJWK(rsaKey(), members{"kid": "rsa", "alg": "PS256"}))
+		sleep(time.Minute)
+		_, ok := r.Cached(sum(tok))
+		require.False(t, ok)
+		_, err = r.ResolveToken(t.Context(), tok)
+		require.ErrorIs(t, err, dpop.ErrTokenSignature)
+	})
+}
+
 // What was verified by a key that the issuer has taken back in any way is not served from the cache.
 func TestWithdrawnKey(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -207,8 +229,12 @@ func TestWithdrawnKey(t *testing.T) {
 func TestOutage(t *testing.T) {
 	enc := publicJWK(otherKey(), members{"kid": "e", "use": "enc"})
 	for name, broken := range map[string]http.HandlerFunc{
-		"500":            status(500),
-		"204":            status(204),
+		"500": status(500),
+		"204": status(204),
+		"206": func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusPartialContent)
+			fmt.Fprintf(w, "%s", must(json.Marshal(members{"keys": all()})))
+		},
 		"404":            status(404),
 		"empty set":      document(members{"keys": []members{}}),
 		"no keys":        document(members{}),
@@ -293,7 +319,7 @@ func TestFirstFetchIsAwaited(t *testing.T) {
 		for range 50 {
 			wg.Go(func() {
 				_, err := r.ResolveToken(t.Context(), token(nil, nil))
-				require.NoError(t, err)
+				assert.NoError(t, err)
 			})
 		}
 		wg.Wait()
@@ -312,13 +338,90 @@ func TestCallerGivesUp(t *testing.T) {
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			_, err := r.ResolveToken(t.Context(), token(nil, nil))
-			require.NoError(t, err)
+			assert.NoError(t, err)
 		})
 		_, err := r.ResolveToken(ctx, token(nil, nil))
 		requireUnavailable(t, err)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		wg.Wait()
 	})
+}
+
+// No more than 256 requests wait for a fetch; those who come after are told at once, and those who have waited make room.
+func TestWaitersAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := newIssuer(all()...)
+		i.latency = time.Second
+		r := newResolver(t, config(i))
+		var wg sync.WaitGroup
+		var good, crowded atomic.Int64
+		for range 300 {
+			wg.Go(func() {
+				start := time.Now()
+				if _, err := r.ResolveToken(t.Context(), token(nil, nil)); err == nil {
+					good.Add(1)
+				} else if !errors.Is(err, dpop.ErrTokenInvalid) && time.Since(start) == 0 {
+					crowded.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		require.EqualValues(t, 256, good.Load())
+		require.EqualValues(t, 44, crowded.Load())
+
+		sleep(time.Minute)
+		i.publish(publicJWK(otherKey(), members{"kid": "new"}))
+		_, err := r.ResolveToken(t.Context(), tokenBy(otherKey(), "new"))
+		require.NoError(t, err)
+	})
+}
+
+// A request waits for two fetches at most, even where the next may always begin at once.
+func TestWaitingEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := newIssuer(all()...)
+		i.latency = time.Second
+		cfg := config(i)
+		cfg.MinRefreshInterval = time.Millisecond
+		r := newResolver(t, cfg)
+		sleep(time.Minute)
+		start := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		_, err := r.ResolveToken(ctx, tokenBy(otherKey(), "made-up"))
+		require.ErrorIs(t, err, dpop.ErrTokenSignature)
+		require.LessOrEqual(t, time.Since(start), 2*time.Second)
+	})
+}
+
+// An answer that does not end is not read to its end.
+func TestBodyIsCapped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		body := &spaces{left: 64 << 20}
+		cfg := config(nil)
+		cfg.HTTPClient = &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 200, Body: io.NopCloser(body), Request: r}, nil
+		})}
+		_, err := newResolver(t, cfg).ResolveToken(t.Context(), token(nil, nil))
+		requireUnavailable(t, err)
+		require.ErrorContains(t, err, "more than 524288 bytes")
+		require.Less(t, 64<<20-body.left, 1<<20)
+	})
+}
+
+type transport func(*http.Request) (*http.Response, error)
+
+func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+type spaces struct{ left int }
+
+func (s *spaces) Read(p []byte) (int, error) {
+	if s.left == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, strings.Repeat(" ", min(len(p), s.left)))
+	s.left -= n
+	return n, nil
 }
 
 // A fetch that hangs is given up after 5 s, and those who wait for it are told.
@@ -353,6 +456,34 @@ func TestPatience(t *testing.T) {
 			require.ErrorIs(t, err, dpop.ErrTokenSignature)
 			require.Equal(t, wait, time.Since(start))
 		}
+	})
+}
+
+// A scheduled fetch that brings nothing new is no reason for impatience.
+func TestPatienceAfterRefresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := newIssuer(all()...)
+		r := newResolver(t, config(i))
+		for i.count(jwksPath) < 2 {
+			sleep(time.Second)
+		}
+		i.publish(publicJWK(otherKey(), members{"kid": "new"}))
+		_, err := r.ResolveToken(t.Context(), tokenBy(otherKey(), "new"))
+		require.NoError(t, err)
+	})
+}
+
+// A token by an unknown key causes one fetch, and none later on.
+func TestOneFetchForOneToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := newIssuer(all()...)
+		r := newResolver(t, config(i))
+		sleep(time.Minute)
+		_, err := r.ResolveToken(t.Context(), tokenBy(otherKey(), "made-up"))
+		require.ErrorIs(t, err, dpop.ErrTokenSignature)
+		require.Equal(t, 2, i.count(jwksPath))
+		sleep(time.Minute)
+		require.Equal(t, 2, i.count(jwksPath))
 	})
 }
 
@@ -457,7 +588,10 @@ func TestContextEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := newIssuer(all()...)
 		ctx, cancel := context.WithCancel(context.Background())
-		r, err := atjwt.NewResolver(ctx, config(i))
+		var log bytes.Buffer
+		cfg := config(i)
+		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		r, err := atjwt.NewResolver(ctx, cfg)
 		require.NoError(t, err)
 		synctest.Wait()
 
@@ -466,7 +600,8 @@ func TestContextEnds(t *testing.T) {
 		var wg sync.WaitGroup
 		wg.Go(func() { // one that waits for a fetch meanwhile
 			_, err := r.ResolveToken(context.Background(), tokenBy(otherKey(), "new"))
-			requireUnavailable(t, err)
+			assert.ErrorContains(t, err, "has ended")
+			assert.NotErrorIs(t, err, dpop.ErrTokenInvalid)
 		})
 		synctest.Wait()
 		cancel()
@@ -477,6 +612,7 @@ func TestContextEnds(t *testing.T) {
 		_, err = r.ResolveToken(context.Background(), tokenBy(otherKey(), "newer"))
 		requireUnavailable(t, err)
 		require.ErrorContains(t, err, "has ended")
+		require.NotContains(t, log.String(), "failed", "the fetch that was broken off is no failure of the issuer's")
 	})
 	t.Run("before the first fetch", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {

@@ -46,7 +46,8 @@ func NewResolver(ctx context.Context, cfg Config) (*Resolver, error) {
 //
 // An error that wraps [dpop.ErrTokenInvalid] says what is wrong with the token; no error holds a token. Any other error says that
 // the token cannot be judged: the issuer's keys could not be fetched, or ctx has ended. Claims are checked before keys
-// are looked for, so the tokens of other issuers and for other audiences cause no fetch.
+// are looked for, so the tokens of other issuers and for other audiences cause no fetch. A token by a key that is not
+// known may have to wait for one: 20 s at the very most, and no longer than ctx.
 //
 // It does not check scopes, nor whom the token is bound to, nor whether the issuer has revoked it. Encrypted tokens are
 // refused. References in a token's header, such as jku and x5u, are not followed.
