@@ -161,6 +161,11 @@ func (w *world) proof(changes ...func(header, claims map[string]any)) string {
 	return w.forge(w.key, changes...)
 }
 
+// forgeJSON returns a proof by the world's key of any header and claims.
+func (w *world) forgeJSON(header, claims string) string {
+	return dpoptest.ForgeJSON(w.key, header, claims)
+}
+
 // request returns a request that is right, with these DPoP lines.
 func request(proofs ...string) dpop.Request {
 	return dpop.Request{Method: "GET", URI: target, Authorization: []string{"DPoP " + token}, DPoP: proofs}
