@@ -254,7 +254,7 @@ func TestOutage(t *testing.T) {
 		"hangs":           hang,
 		"other host":      redirect("https://evil.example.com/certs"),
 		"hijacked":        redirect("http://id.example.com" + jwksPath),
-		"other host, 307": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://evil.example.com/", 307) },
+		"other host, http.StatusTemporaryRedirect": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://evil.example.com/", 307) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
