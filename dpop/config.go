@@ -29,7 +29,8 @@ type Config struct {
 
 	// Algorithms are those a proof may be signed with, in the order in which challenges name them. The default is ES256,
 	// EdDSA and PS256 (FAPI 2.0 §5.4.1); EdDSA and Ed25519 are two names for one. ES384, ES512, PS384, PS512, RS256,
-	// RS384 and RS512 may be named. ES512 costs 35 times as much to verify as ES256, and the client chooses.
+	// RS384 and RS512 may be named. ES384 takes some 7 and ES512 some 20 times as long
+	// to verify as ES256, and the client chooses.
 	Algorithms []string
 
 	// MaxAge is how old a proof may be by its iat; the default is 60 s.

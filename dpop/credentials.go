@@ -58,7 +58,7 @@ func mentionsScheme(line string) bool {
 func isToken68(s string) bool {
 	s = strings.TrimRight(s, "=")
 	for i := range len(s) {
-		if c := s[i]; !isUnreserved(c) && c != '+' && c != '/' {
+		if classes[s[i]]&token68 == 0 {
 			return false
 		}
 	}

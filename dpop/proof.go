@@ -35,7 +35,9 @@ const proofType = "dpop+jwt"
 type proof struct {
 	Proof
 	jws    jose.Compact
+	jwk    []byte
 	key    crypto.PublicKey
+	known  bool              // whether key was in the cache
 	claims [numClaims][]byte // raw JSON values; nil where there is none
 	jti    []byte
 }
@@ -86,23 +88,19 @@ func singleProof(lines []string) (string, *refusal) {
 	return lines[0], nil
 }
 
-// parseProof decodes a proof and computes the thumbprint of its key. The signature is not checked.
-func parseProof(raw string, algorithms []string) (*proof, *refusal) {
-	jws, err := jose.ParseCompact(raw)
-	if err != nil {
-		return nil, refuse(ErrProofMalformed, "the proof %w", err)
+// parse decodes a proof and computes the thumbprint of its key. The signature is not checked.
+func (p *proof) parse(raw string, algorithms []string, keys *keyCache) *refusal {
+	var err error
+	if p.jws, err = jose.ParseCompact(raw); err != nil {
+		return refuse(ErrProofMalformed, "the proof %w", err)
 	}
-	p := &proof{jws: jws}
-	if r := p.parseHeader(algorithms); r != nil {
-		return nil, r
+	if r := p.parseHeader(algorithms, keys); r != nil {
+		return r
 	}
-	if r := p.parseClaims(); r != nil {
-		return nil, r
-	}
-	return p, nil
+	return p.parseClaims()
 }
 
-func (p *proof) parseHeader(algorithms []string) *refusal {
+func (p *proof) parseHeader(algorithms []string, keys *keyCache) *refusal {
 	var h [numHeaders][]byte
 	if err := jose.Scan(p.jws.Header, headerNames, h[:]); err != nil {
 		return refuse(ErrProofMalformed, "the proof's header %w", err)
@@ -123,12 +121,22 @@ func (p *proof) parseHeader(algorithms []string) *refusal {
 	if h[headerJWK] == nil {
 		return refuse(ErrProofKey, "there is no jwk")
 	}
-	if p.key, err = jose.ParseKey(h[headerJWK], p.Algorithm); err != nil {
-		return &refusal{reason: ErrProofKey, detail: err}
+	p.jwk = h[headerJWK]
+	return p.parseKey(keys)
+}
+
+func (p *proof) parseKey(keys *keyCache) *refusal {
+	k, known := keys.get(p.Algorithm, p.jwk)
+	if !known {
+		var err error
+		if k.public, err = jose.ParseKey(p.jwk, p.Algorithm); err != nil {
+			return &refusal{reason: ErrProofKey, detail: err}
+		}
+		if k.jkt, err = jkt.Thumbprint(k.public); err != nil {
+			return &refusal{reason: ErrProofKey, detail: err}
+		}
 	}
-	if p.JKT, err = jkt.Thumbprint(p.key); err != nil {
-		return &refusal{reason: ErrProofKey, detail: err}
-	}
+	p.key, p.JKT, p.known = k.public, k.jkt, known
 	return nil
 }
 

@@ -29,6 +29,8 @@ type Verifier struct {
 	// word is final.
 	cached      func(sum [32]byte) (*Token, bool)
 	cachedFinal bool
+
+	keys *keyCache
 }
 
 // NewVerifier returns a Verifier for a copy of cfg, or an error that names every mistake in it.
@@ -39,6 +41,7 @@ func NewVerifier(cfg Config) (*Verifier, error) {
 	}
 	v := &Verifier{
 		cfg:        cfg,
+		keys:       newKeyCache(),
 		challenger: challenger{realm: cfg.Realm, algs: strings.Join(cfg.Algorithms, " "), metadata: cfg.ResourceMetadata},
 	}
 	v.cachedFinal = true
@@ -97,8 +100,8 @@ func (v *Verifier) verifyDPoP(ctx context.Context, req *Request, token string) (
 	if r != nil {
 		return nil, r
 	}
-	p, r := parseProof(raw, v.cfg.Algorithms)
-	if r != nil {
+	var p proof
+	if r := p.parse(raw, v.cfg.Algorithms, v.keys); r != nil {
 		return nil, r
 	}
 	sum := sha256.Sum256([]byte(token))
@@ -113,7 +116,7 @@ func (v *Verifier) verifyDPoP(ctx context.Context, req *Request, token string) (
 	// its holder makes us verify one; with another, the signature comes before the resolver's network.
 	t, known := v.known(sum)
 	if known {
-		if r := v.checkBinding(t, p, req); r != nil {
+		if r := v.checkBinding(t, &p, req); r != nil {
 			return nil, r
 		}
 	}
@@ -124,14 +127,22 @@ func (v *Verifier) verifyDPoP(ctx context.Context, req *Request, token string) (
 		if t, r = v.resolve(ctx, token); r != nil {
 			return nil, r
 		}
-		if r := v.checkBinding(t, p, req); r != nil {
+		if r := v.checkBinding(t, &p, req); r != nil {
 			return nil, r
 		}
 	}
-	if r := v.use(ctx, p, fresh); r != nil {
+	if r := v.use(ctx, &p, fresh); r != nil {
 		return nil, r
 	}
-	return &Result{Token: t, Proof: &p.Proof, Nonce: fresh.nonce, challenger: &v.challenger}, nil
+	if !p.known {
+		v.keys.put(p.jwk, parsedKey{alg: p.Algorithm, jkt: p.JKT, public: p.key})
+	}
+	accepted := &struct { // one block of memory
+		Result
+		Proof
+	}{Result{Token: t, Nonce: fresh.nonce, challenger: &v.challenger}, p.Proof}
+	accepted.Result.Proof = &accepted.Proof
+	return &accepted.Result, nil
 }
 
 // verifyBearer admits a token that is bound to the request's certificate, and an unbound one where that is allowed. A

@@ -98,10 +98,11 @@ const (
 // The jkt is part of it, so no client can use up another client's jti. The first half depends on jkt alone; see
 // [Client].
 func Key(jkt, jti string) string {
-	client := sha256.Sum256([]byte(jkt))
-	var buf [256]byte
+	var buf [512]byte
 	in := binary.AppendUvarint(buf[:0], uint64(len(jkt)))
-	in = append(append(in, jkt...), jti...)
+	in = append(in, jkt...)
+	client := sha256.Sum256(in[len(in)-len(jkt):])
+	in = append(in, jti...)
 	proof := sha256.Sum256(in)
 	var out [keyLen]byte
 	base64.RawURLEncoding.Encode(out[:clientLen], client[:hashLen])

@@ -24,14 +24,15 @@ type Compact struct {
 // ParseCompact splits and decodes a compact JWS: exactly three segments of canonical, unpadded base64url. The caller
 // limits its size.
 func ParseCompact(s string) (Compact, error) {
-	raw := []byte(s)
+	// One block of memory for the text and, behind it, for what it decodes to.
+	buf := append(make([]byte, 0, len(s)+base64.RawURLEncoding.DecodedLen(len(s))), s...)
+	raw := buf
 	first := bytes.IndexByte(raw, '.')
 	last := bytes.LastIndexByte(raw, '.')
 	if first < 0 || first == last || bytes.IndexByte(raw[first+1:last], '.') >= 0 {
 		return Compact{}, errSegments
 	}
 	c := Compact{Input: raw[:last]}
-	buf := make([]byte, 0, base64.RawURLEncoding.DecodedLen(len(raw)))
 	var err error
 	for _, segment := range [...]struct {
 		dst *[]byte

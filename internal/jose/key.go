@@ -6,7 +6,9 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rsa"
+	"crypto/sha256"
 	_ "crypto/sha256" // for crypto.Hash.New
+	"crypto/sha512"
 	_ "crypto/sha512"
 	"errors"
 	"fmt"
@@ -232,6 +234,22 @@ func Fits(name string, key crypto.PublicKey) bool {
 	return false
 }
 
+// digest appends to dst the digest of input that a signature of a is over; none for Ed25519, which hashes for itself.
+func (a *algorithm) digest(dst, input []byte) []byte {
+	switch a.hash {
+	case crypto.SHA256:
+		sum := sha256.Sum256(input)
+		return append(dst, sum[:]...)
+	case crypto.SHA384:
+		sum := sha512.Sum384(input)
+		return append(dst, sum[:]...)
+	case crypto.SHA512:
+		sum := sha512.Sum512(input)
+		return append(dst, sum[:]...)
+	}
+	return dst
+}
+
 // Verify reports whether sig is a signature over input by key, which [ParseKey] returned for algorithm name or which
 // is known to fit it. A key of another type, or a signature in another form than that of RFC 7518 §3, is a false one.
 func Verify(name string, key crypto.PublicKey, input, sig []byte) bool {
@@ -239,13 +257,8 @@ func Verify(name string, key crypto.PublicKey, input, sig []byte) bool {
 	if !ok {
 		return false
 	}
-	var digest []byte
-	if a.hash != 0 {
-		var buf [64]byte
-		h := a.hash.New()
-		h.Write(input)
-		digest = h.Sum(buf[:0])
-	}
+	var buf [64]byte
+	digest := a.digest(buf[:0], input)
 	switch key := key.(type) {
 	case *ecdsa.PublicKey:
 		return a.kty == "EC" && key.Curve == a.curve && verifyECDSA(key, digest, sig)
