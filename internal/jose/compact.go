@@ -2,17 +2,10 @@ package jose
 
 import (
 	"bytes"
-	"encoding/base64"
 	"errors"
 )
 
-// strict refuses trailing bits that are not zero: without it one signature has several spellings.
-var strict = base64.RawURLEncoding.Strict()
-
-var (
-	errSegments = errors.New("does not have three segments")
-	errBase64   = errors.New("is not canonical base64url without padding")
-)
+var errSegments = errors.New("does not have three segments")
 
 // A Compact is a decoded JWS in compact serialization (RFC 7515 §7.1). Nothing in it is verified.
 type Compact struct {
@@ -25,7 +18,7 @@ type Compact struct {
 // limits its size.
 func ParseCompact(s string) (Compact, error) {
 	// One block of memory for the text and, behind it, for what it decodes to.
-	buf := append(make([]byte, 0, len(s)+base64.RawURLEncoding.DecodedLen(len(s))), s...)
+	buf := append(make([]byte, 0, len(s)+len(s)), s...)
 	raw := buf
 	first := bytes.IndexByte(raw, '.')
 	last := bytes.LastIndexByte(raw, '.')
@@ -45,17 +38,4 @@ func ParseCompact(s string) (Compact, error) {
 		*segment.dst = buf[start:len(buf):len(buf)]
 	}
 	return c, nil
-}
-
-// Decode appends to dst what src holds in canonical, unpadded base64url.
-func Decode(dst, src []byte) ([]byte, error) {
-	// The decoder of the standard library skips line breaks.
-	if bytes.IndexByte(src, '\n') >= 0 || bytes.IndexByte(src, '\r') >= 0 {
-		return dst, errBase64
-	}
-	dst, err := strict.AppendDecode(dst, src)
-	if err != nil {
-		return dst, errBase64
-	}
-	return dst, nil
 }
