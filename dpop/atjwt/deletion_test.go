@@ -2,8 +2,11 @@ package atjwt_test
 
 import (
 	"encoding/json"
+	"io"
+	"net/http"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/stretchr/testify/require"
 
@@ -41,4 +44,24 @@ func TestD18KeySetsThatAreBrokenAtTheEnd(t *testing.T) {
 			requireUnavailable(t, err)
 		})
 	}
+}
+
+// broken is an issuer whose connection breaks once all of the key set has come, but not the end of the answer.
+type broken struct{ *issuer }
+
+func (b broken) RoundTrip(r *http.Request) (*http.Response, error) {
+	res, err := b.issuer.RoundTrip(r)
+	if err == nil && r.URL.Path == jwksPath {
+		res.Body = io.NopCloser(io.MultiReader(res.Body, iotest.ErrReader(io.ErrUnexpectedEOF)))
+	}
+	return res, err
+}
+
+func TestD18AnAnswerThatBreaksOff(t *testing.T) {
+	i := newIssuer(all()...)
+	cfg := config(i)
+	cfg.HTTPClient = &http.Client{Transport: broken{i}}
+	_, err := newResolver(t, cfg).ResolveToken(t.Context(), token(nil, nil))
+	requireUnavailable(t, err)
+	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 }
