@@ -199,6 +199,9 @@ func refusal(t *testing.T, v dpop.RequestVerifier, req dpop.Request) *dpop.Error
 // wantReason fails the test unless the request was refused for this reason; "" stands for accepted.
 func wantReason(t *testing.T, e *dpop.Error, want dpop.Reason) {
 	t.Helper()
+	if e == nil && want != "" {
+		t.Fatalf("accepted, want reason %q", want) // what follows looks into the error
+	}
 	if got := reasonOf(e); got != want {
 		t.Errorf("got reason %q, want %q (%v)", got, want, e)
 	}

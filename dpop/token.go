@@ -36,7 +36,8 @@ func (f TokenResolverFunc) ResolveToken(ctx context.Context, token string) (*Tok
 // (RFC 9449 §4.2). What it returns must be what ResolveToken would return at this moment.
 //
 // A resolver that wraps another has a method Unwrap() TokenResolver, so that NewVerifier finds the cache below it. What
-// such a cache knows then only lets Verify refuse earlier; the wrapping resolver decides.
+// such a cache knows then only lets Verify refuse earlier; the wrapping resolver decides. It must not embed the other: it
+// would have its Cached method as well, and its own ResolveToken would not be asked about what that knows.
 type CachedResolver interface {
 	TokenResolver
 	Cached(sum [32]byte) (*Token, bool)

@@ -2,6 +2,8 @@ package dpop_test
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"go/ast"
@@ -373,4 +375,58 @@ func TestC16TheStoreSeesNoJTI(t *testing.T) {
 			t.Errorf("the store saw %q for jti %q, want %q", w.store.key, jti, want)
 		}
 	}
+}
+
+// A key that is known from an accepted proof is held against the next proof as strictly as a new one.
+func TestAKnownKeyIsCheckedLikeAnother(t *testing.T) {
+	w := newWorld(t, func(c *dpop.Config) { c.Algorithms = []string{"PS256", "RS256", "PS384"} })
+	w.key = keys()["PS256"]
+	w.registry.tokens[token] = w.token()
+	jwkFor := func(alg string) map[string]any {
+		var jwk map[string]any
+		require.NoError(t, json.Unmarshal(w.key.PublicJWK(), &jwk))
+		if alg != "" {
+			jwk["alg"] = alg
+		}
+		return jwk
+	}
+	for range 2 { // the first makes the key known
+		wantReason(t, w.verify(request(w.proof())), "")
+		wantReason(t, w.verify(request(w.proof(setHeader("jwk", jwkFor("PS256"))))), "")
+	}
+	for name, tt := range map[string]struct {
+		proof string
+		want  dpop.Reason
+	}{
+		"A10 another algorithm for the key":        {w.proof(setHeader("alg", "RS256")), dpop.ErrProofSignature},
+		"A10 another hash":                         {w.proof(setHeader("alg", "PS384")), dpop.ErrProofSignature},
+		"another algorithm than the jwk's":         {w.proof(setHeader("alg", "RS256"), setHeader("jwk", jwkFor("PS256"))), dpop.ErrProofKey},
+		"A02 an algorithm that is not allowed":     {w.proof(setHeader("alg", "HS256")), dpop.ErrProofAlgorithm},
+		"A19 the key twice":                        {w.forgeJSON(strings.Replace(headerOf(t, w.proof()), `"jwk":`, `"jwk":{},"jwk":`, 1), "{}"), dpop.ErrProofMalformed},
+		"R014 a signature by another key":          {signedAs(t, w.proof(), w.proof()), dpop.ErrProofSignature},
+		"A08 the same key with its e spelled anew": {w.proof(func(h, _ map[string]any) { jwk := jwkFor(""); jwk["e"] = "AAEAAQ"; h["jwk"] = jwk }), dpop.ErrProofKey},
+		"A04 the same key with a private member":   {w.proof(func(h, _ map[string]any) { jwk := jwkFor(""); jwk["d"] = "AQ"; h["jwk"] = jwk }), dpop.ErrProofKey},
+	} {
+		t.Run(name, func(t *testing.T) { wantReason(t, w.verify(request(tt.proof)), tt.want) })
+	}
+	// Another client's token does not fit the key, known or not.
+	w.registry.tokens[token].Confirmation.JKT = thief().JKT()
+	wantReason(t, w.verify(request(w.proof())), dpop.ErrKeyMismatch)
+}
+
+// headerOf returns the JSON text of a proof's header.
+func headerOf(t *testing.T, proof string) string {
+	t.Helper()
+	h, _, _ := segments(proof)
+	text, err := base64.RawURLEncoding.DecodeString(h)
+	require.NoError(t, err)
+	return string(text)
+}
+
+// signedAs returns proof with the signature of another.
+func signedAs(t *testing.T, proof, other string) string {
+	t.Helper()
+	h, c, _ := segments(proof)
+	_, _, s := segments(other)
+	return h + "." + c + "." + s
 }

@@ -24,7 +24,7 @@ import (
 // A Key is a key pair that signs proofs. Printed or logged, it shows its thumbprint. Its methods may be called by any
 // number of goroutines, if its signer's may.
 type Key struct {
-	signer crypto.Signer
+	signer func() crypto.Signer // a function, since fmt prints what other fields hold where it can call no method
 	alg    jwa.SignatureAlgorithm
 	public json.RawMessage
 	jkt    string
@@ -51,7 +51,7 @@ func NewKey(signer crypto.Signer) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Key{signer: signer, alg: alg}
+	k := &Key{signer: func() crypto.Signer { return signer }, alg: alg}
 	if k.jkt, err = jkt.Thumbprint(signer.Public()); err != nil {
 		return nil, fmt.Errorf("dpopclient: %w", err)
 	}
@@ -141,15 +141,16 @@ func (k *Key) PublicJWK() json.RawMessage { return append(json.RawMessage(nil), 
 // PrivateJWK returns the private key as a JWK, to be kept as what it is. It is an error for a signer that does not give
 // its key away.
 func (k *Key) PrivateJWK() (json.RawMessage, error) {
-	switch k.signer.(type) {
+	signer := k.signer()
+	switch signer.(type) {
 	case *ecdsa.PrivateKey, ed25519.PrivateKey, *rsa.PrivateKey:
-		return marshalJWK(k.signer)
+		return marshalJWK(signer)
 	}
-	return nil, fmt.Errorf("dpopclient: a signer of type %T does not export its key", k.signer)
+	return nil, fmt.Errorf("dpopclient: a signer of type %T does not export its key", signer)
 }
 
 // Signer returns the signer that the key was made with.
-func (k *Key) Signer() crypto.Signer { return k.signer }
+func (k *Key) Signer() crypto.Signer { return k.signer() }
 
 // String returns the key's thumbprint.
 func (k Key) String() string { return "dpop key " + k.jkt }
@@ -176,7 +177,7 @@ func (k *Key) sign(payload []byte) (string, error) {
 		return "", fmt.Errorf("dpopclient: %w", err)
 	}
 	input := k.header + "." + base64.RawURLEncoding.EncodeToString(payload)
-	sig, err := signer.Sign([]byte(input), k.signer)
+	sig, err := signer.Sign([]byte(input), k.signer())
 	if err != nil {
 		return "", fmt.Errorf("dpopclient: sign a proof: %w", err)
 	}

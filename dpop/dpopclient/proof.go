@@ -57,15 +57,14 @@ func (k *Key) Proof(c Claims) (string, error) {
 	return k.sign(payload)
 }
 
-// htu returns uri without query and fragment; its path stays as it is.
+// htu returns uri without query and fragment, with its path as net/http puts it on the wire: as it is, unless it has
+// characters that must be percent-encoded.
 func htu(uri string) (string, error) {
-	if u, err := url.Parse(uri); err != nil || u.Scheme == "" || u.Host == "" || u.User != nil {
+	u, err := url.Parse(uri)
+	if err != nil || u.Scheme == "" || u.Host == "" || u.User != nil {
 		return "", errors.New("dpopclient: Claims.URI is not an absolute URL without user information")
 	}
-	if i := strings.IndexAny(uri, "?#"); i >= 0 {
-		uri = uri[:i]
-	}
-	return uri, nil
+	return u.Scheme + "://" + u.Host + u.EscapedPath(), nil
 }
 
 // isNonce reports whether s is made of NQCHAR (RFC 9449 §8.1).

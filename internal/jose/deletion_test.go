@@ -3,6 +3,7 @@ package jose_test
 import (
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/json"
@@ -119,5 +120,25 @@ func TestA10HashAndCurveOfTwoAlgorithms(t *testing.T) {
 		if jose.Verify(alg, key.Public(), input, sig) {
 			t.Errorf("A10 a signature by a key on %s verifies as %s", tt.key, alg)
 		}
+	}
+}
+
+func TestA10Fits(t *testing.T) {
+	for alg, name := range keyFor {
+		for other, signer := range keys() {
+			if got := jose.Fits(alg, signer.Public()); got != (other == name) {
+				t.Errorf("A10 Fits(%s, a key called %s) = %v", alg, other, got)
+			}
+		}
+	}
+	for name, key := range map[string]crypto.PublicKey{
+		"nothing": nil, "an Ed25519 key cut short": keys()["Ed25519"].Public().(ed25519.PublicKey)[:31], "a private key": keys()["Ed25519"],
+	} {
+		if jose.Fits("EdDSA", key) {
+			t.Errorf("A10 %s fits EdDSA", name)
+		}
+	}
+	if jose.Fits("none", keys()["RSA"].Public()) {
+		t.Error("A01 a key fits none")
 	}
 }
