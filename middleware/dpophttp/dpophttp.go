@@ -72,8 +72,8 @@ func RequireScope(scopes ...string) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			result, ok := dpop.FromContext(r.Context())
-			if !ok {
-				refuse(w, r, errNoResult)
+			if !ok { // whoever tries it out sees why
+				http.Error(w, "dpophttp: RequireScope stands outside of the middleware that New returned", http.StatusInternalServerError)
 				return
 			}
 			if err := result.Require(scopes...); err != nil {
@@ -84,8 +84,6 @@ func RequireScope(scopes ...string) func(http.Handler) http.Handler {
 		})
 	}
 }
-
-var errNoResult = errors.New("dpophttp: RequireScope stands outside of the middleware that New returned")
 
 // onErrorKey carries Config.OnError to RequireScope.
 type onErrorKey struct{}

@@ -50,6 +50,7 @@ func TestTargetURI(t *testing.T) {
 		cfg.TrustedProxies, cfg.Forwarded = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, h
 		return cfg
 	}
+	same := dpophttp.Config{Origins: []string{"https://api.example.com", "https://api.example.com:443"}}
 	prefixed := dpophttp.Config{Origins: one.Origins, PathPrefix: "/v1"}
 	header := func(pairs ...string) http.Header {
 		h := make(http.Header)
@@ -77,6 +78,13 @@ func TestTargetURI(t *testing.T) {
 		"URL in the query":               {one, "/a?u=http://b/c", "api.example.com", stranger, nil, "https://api.example.com/a"},
 		"URL in the path":                {one, "/a/http://b/c", "api.example.com", stranger, nil, "https://api.example.com/a/http://b/c"},
 		"asterisk form":                  {one, "*", "api.example.com", stranger, nil, "https://api.example.com"},
+		"only half absolute":             {one, "http:/admin/x://h/orders/17", "api.example.com", stranger, nil, ""},
+		"opaque":                         {one, "http:x://h/orders/17", "api.example.com", stranger, nil, ""},
+		"another scheme":                 {one, "ftp://h/orders", "api.example.com", stranger, nil, ""},
+		"B11 fragment":                   {one, "/orders/17#99", "api.example.com", stranger, nil, ""},
+		"dot segments under a prefix":    {prefixed, "/../other", "api.example.com", stranger, nil, ""},
+		"the same, encoded":              {prefixed, "/a/%2E%2e/other", "api.example.com", stranger, nil, ""},
+		"one origin in two spellings":    {same, "/", "api.example.com", stranger, nil, "https://api.example.com/"},
 		"authority form":                 {one, "api.example.com:443", "api.example.com:443", stranger, nil, ""},
 		"stripped prefix":                {prefixed, "/orders", "api.example.com", stranger, nil, "https://api.example.com/v1/orders"},
 		"two schemes, plain connection":  {twoSchemes, "/", "api.example.com", stranger, nil, "http://api.example.com/"},
@@ -88,6 +96,7 @@ func TestTargetURI(t *testing.T) {
 		"B10 two lines":                  {behind(dpophttp.XForwarded, several), "/", "x", proxy, header("X-Forwarded-Host", "api.example.com", "X-Forwarded-Host", "api.example.org"), ""},
 		"B10 the other family":           {behind(dpophttp.XForwarded, several), "/", "api.example.com", proxy, header("Forwarded", "host=api.example.org"), "https://api.example.com/"},
 		"B10 Forwarded":                  {behind(dpophttp.Forwarded, several), "/", "x", proxy, header("Forwarded", `for=203.0.113.9; Host="api.example.org";proto=https`), "https://api.example.org/"},
+		"B10 Forwarded, an empty pair":   {behind(dpophttp.Forwarded, several), "/", "x", proxy, header("Forwarded", "host=api.example.org;"), "https://api.example.org/"},
 		"B10 Forwarded list":             {behind(dpophttp.Forwarded, several), "/", "x", proxy, header("Forwarded", "host=api.example.org, host=api.example.com"), ""},
 		"B10 Forwarded, host twice":      {behind(dpophttp.Forwarded, several), "/", "x", proxy, header("Forwarded", "host=api.example.org;host=api.example.com"), ""},
 		"B10 proxy over IPv6-mapped IP4": {behind(dpophttp.XForwarded, several), "/", "x", "[::ffff:192.0.2.1]:1", header("X-Forwarded-Host", "api.example.org"), "https://api.example.org/"},
@@ -189,23 +198,28 @@ func TestConfigErrors(t *testing.T) {
 	_, err := dpophttp.New(nil, dpophttp.Config{
 		Origins:        []string{"https://api.example.com/", "api.example.com", "https://u@h", "ftp://h", "https://h?q", "https://"},
 		PathPrefix:     "v1/",
-		TrustedProxies: []netip.Prefix{{}},
+		TrustedProxies: []netip.Prefix{{}, netip.MustParsePrefix("::ffff:10.0.0.0/104")},
 		Forwarded:      "Via",
 	})
 	require.Error(t, err)
 	for _, want := range []string{
 		"verifier is nil", `Origins has "https://api.example.com/"`, `Origins has "api.example.com"`, `Origins has "https://u@h"`,
-		`Origins has "ftp://h"`, `Origins has "https://h?q"`, `Origins has "https://"`, "PathPrefix", "TrustedProxies has an invalid", `Forwarded is "Via"`,
+		`Origins has "ftp://h"`, `Origins has "https://h?q"`, `Origins has "https://"`, "PathPrefix", "TrustedProxies has the prefix invalid Prefix", `Forwarded is "Via"`,
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("the error does not say %q:\n%v", want, err)
 		}
 	}
 	for want, cfg := range map[string]dpophttp.Config{
-		"Origins is empty":      {},
-		"set Forwarded, too":    {Origins: []string{"https://h"}, TrustedProxies: []netip.Prefix{netip.MustParsePrefix("::/0")}},
-		"set TrustedProxies,":   {Origins: []string{"https://h"}, Forwarded: dpophttp.XForwarded},
-		`PathPrefix is "/v1?x"`: {Origins: []string{"https://h"}, PathPrefix: "/v1?x"},
+		"Origins is empty":             {},
+		"set Forwarded, too":           {Origins: []string{"https://h"}, TrustedProxies: []netip.Prefix{netip.MustParsePrefix("::/0")}},
+		"set TrustedProxies,":          {Origins: []string{"https://h"}, Forwarded: dpophttp.XForwarded},
+		`PathPrefix is "/v1?x"`:        {Origins: []string{"https://h"}, PathPrefix: "/v1?x"},
+		`PathPrefix is "/a/../b"`:      {Origins: []string{"https://h"}, PathPrefix: "/a/../b"},
+		`PathPrefix is "/%zz"`:         {Origins: []string{"https://h"}, PathPrefix: "/%zz"},
+		`PathPrefix is "/ü"`:           {Origins: []string{"https://h"}, PathPrefix: "/ü"},
+		`Origins has "https://ü"`:      {Origins: []string{"https://ü"}},
+		`Origins has "https://h:0443"`: {Origins: []string{"https://h:0443"}},
 	} {
 		if _, err := dpophttp.New(&recorder{}, cfg); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error is %v, want one that says %q", err, want)

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -45,10 +47,12 @@ func newTargets(cfg Config) (*targets, error) {
 		if !ok {
 			wrong("Origins has %q: an origin is http or https, a host, and a port if need be, without a path: https://api.example.com", s)
 		}
-		t.origins = append(t.origins, o)
+		if !slices.Contains(t.origins, o) {
+			t.origins = append(t.origins, o)
+		}
 	}
-	if p := cfg.PathPrefix; p != "" && (p[0] != '/' || strings.HasSuffix(p, "/") || strings.ContainsAny(p, "?#")) {
-		wrong("PathPrefix is %q: begin it with a slash and end it without one, as in /v1", p)
+	if p := cfg.PathPrefix; p != "" && (!pathPrefix.MatchString(p) || hasDotSegments(p)) {
+		wrong("PathPrefix is %q: begin it with a slash, end it without one, and encode it as a URI needs, as in /v1", p)
 	}
 	switch cfg.Forwarded {
 	case "":
@@ -63,8 +67,8 @@ func newTargets(cfg Config) (*targets, error) {
 		wrong("Forwarded is %q: use XForwarded or Forwarded", cfg.Forwarded)
 	}
 	for _, p := range cfg.TrustedProxies {
-		if !p.IsValid() {
-			wrong("TrustedProxies has an invalid prefix: use netip.ParsePrefix")
+		if !p.IsValid() || p.Addr().Is4In6() {
+			wrong("TrustedProxies has the prefix %v: use netip.ParsePrefix, and IPv4 addresses as such", p)
 		}
 	}
 	return t, errors.Join(errs...)
@@ -72,11 +76,17 @@ func newTargets(cfg Config) (*targets, error) {
 
 func parseOrigin(s string) (origin, bool) {
 	u, err := url.Parse(s)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || s != u.Scheme+"://"+u.Host {
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || s != u.Scheme+"://"+u.Host || !authority.MatchString(u.Host) {
 		return origin{}, false
 	}
 	return origin{u.Scheme, canonicalHost(u.Scheme, u.Host)}, true
 }
+
+var (
+	// authority is a host as it stands in a request: ASCII, and a port without leading zeros.
+	authority  = regexp.MustCompile(`^([A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(:[1-9][0-9]{0,4})?$`)
+	pathPrefix = regexp.MustCompile(`^(/([A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+)+$`)
+)
 
 // canonicalHost returns an authority in lower case and without scheme's default port.
 func canonicalHost(scheme, host string) string {
@@ -90,7 +100,7 @@ func canonicalHost(scheme, host string) string {
 // uri returns the request's target URI, or "" if it is for none of the origins.
 func (t *targets) uri(r *http.Request) string {
 	path, ok := rawPath(r)
-	if !ok {
+	if !ok || t.prefix != "" && hasDotSegments(path) { // which could lead out of the prefix
 		return ""
 	}
 	o, ok := t.origin(r)
@@ -106,17 +116,35 @@ func rawPath(r *http.Request) (string, bool) {
 	if path == "" { // a request that was not read from the wire
 		path = r.URL.RequestURI()
 	}
-	if i := strings.IndexAny(path, "?#"); i >= 0 {
-		path = path[:i]
+	path, _, _ = strings.Cut(path, "?")
+	switch {
+	case strings.Contains(path, "#"): // a target has no fragment, and net/http takes it for a part of the path
+		return "", false
+	case strings.HasPrefix(path, "/"): // RFC 9112 §3.2.1
+		return path, true
+	case path == "*": // RFC 9112 §3.2.4
+		return "", true
 	}
-	if _, rest, absolute := strings.Cut(path, "://"); absolute && path[0] != '/' { // RFC 9112 §3.2.2
-		authority, _, _ := strings.Cut(rest, "/")
-		path = rest[len(authority):]
+	// RFC 9112 §3.2.2. Only what net/http reads as such, too: of http:/a/://b/c the handler sees /a/://b/c.
+	for _, scheme := range [...]string{"http://", "https://"} {
+		if len(path) >= len(scheme) && strings.EqualFold(path[:len(scheme)], scheme) {
+			rest := path[len(scheme):]
+			authority, _, _ := strings.Cut(rest, "/")
+			return rest[len(authority):], true
+		}
 	}
-	if path == "*" { // RFC 9112 §3.2.4
-		path = ""
+	return "", false
+}
+
+// hasDotSegments reports whether a path has segments that would remove others (RFC 3986 §5.2.4), encoded or not.
+func hasDotSegments(path string) bool {
+	for segment := range strings.SplitSeq(path, "/") {
+		switch strings.ReplaceAll(strings.ToLower(segment), "%2e", ".") {
+		case ".", "..":
+			return true
+		}
 	}
-	return path, path == "" || path[0] == '/'
+	return false
 }
 
 // origin returns the origin that the request selects.
@@ -195,6 +223,9 @@ func forwardedParams(lines []string) (map[string]string, bool) {
 	}
 	params := make(map[string]string)
 	for pair := range strings.SplitSeq(line, ";") {
+		if strings.TrimSpace(pair) == "" { // RFC 7239 §4: pairs may be empty
+			continue
+		}
 		name, value, ok := strings.Cut(strings.TrimSpace(pair), "=")
 		name = strings.ToLower(name)
 		if _, twice := params[name]; !ok || twice {
