@@ -29,8 +29,8 @@ type Config struct {
 
 	// Algorithms are those a proof may be signed with, in the order in which challenges name them. The default is ES256,
 	// EdDSA and PS256 (FAPI 2.0 §5.4.1); EdDSA and Ed25519 are two names for one. ES384, ES512, PS384, PS512, RS256,
-	// RS384 and RS512 may be named. ES384 takes some 7 and ES512 some 20 times as long
-	// to verify as ES256, and the client chooses.
+	// RS384 and RS512 may be named. ES384 takes some 7 and ES512 some 20 times as long to verify as ES256, and the
+	// client chooses.
 	Algorithms []string
 
 	// MaxAge is how old a proof may be by its iat; the default is 60 s.
@@ -54,8 +54,8 @@ type Config struct {
 	// ResourceMetadata is the URL of this resource's metadata (RFC 9728 §5.1), which challenges name, if any.
 	ResourceMetadata string
 
-	// Logger gets one record for each refusal: the reason and its detail, never a token, proof, jti or nonce. nil is
-	// silent.
+	// Logger gets one record for each request that Verify refuses: the reason and its detail, never a token, proof, jti
+	// or nonce. nil is silent.
 	Logger *slog.Logger
 
 	// Now is the clock; nil means time.Now.
@@ -92,7 +92,7 @@ func (c Config) withDefaults() (Config, error) {
 	var errs []error
 	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf("dpop: Config."+format, args...)) }
 
-	if c.Resolver == nil {
+	if f, ok := c.Resolver.(TokenResolverFunc); c.Resolver == nil || ok && f == nil {
 		wrong("Resolver is nil: set a TokenResolver, such as atjwt.NewResolver or introspect.NewResolver return")
 	}
 	if c.Replay == nil {

@@ -148,8 +148,11 @@ func (e *Error) Error() string {
 	if e.Err == nil {
 		return "dpop: " + string(e.Reason)
 	}
-	return "dpop: " + string(e.Reason) + ": " + e.Err.Error()
+	return "dpop: " + string(e.Reason) + ": " + e.detail()
 }
+
+// detail returns the text of Err, without the reason that a resolver's error begins with.
+func (e *Error) detail() string { return strings.TrimPrefix(e.Err.Error(), string(e.Reason)+": ") }
 
 // Unwrap returns the Reason and the cause.
 func (e *Error) Unwrap() []error {
@@ -166,7 +169,7 @@ func (e *Error) LogValue() slog.Value {
 		slog.String("reason", string(e.Reason)), slog.String("code", string(e.Code)), slog.Int("status", e.Status),
 	}
 	if e.Err != nil {
-		attrs = append(attrs, slog.String("detail", e.Err.Error()))
+		attrs = append(attrs, slog.String("detail", e.detail()))
 	}
 	return slog.GroupValue(attrs...)
 }

@@ -51,6 +51,6 @@ func NewContext(ctx context.Context, r *Result) context.Context {
 
 // FromContext returns the Result that NewContext put into ctx, and whether there is one.
 func FromContext(ctx context.Context) (*Result, bool) {
-	r, ok := ctx.Value(contextKey{}).(*Result)
-	return r, ok
+	r, _ := ctx.Value(contextKey{}).(*Result)
+	return r, r != nil
 }

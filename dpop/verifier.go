@@ -1,6 +1,7 @@
 package dpop
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -44,19 +45,19 @@ func NewVerifier(cfg Config) (*Verifier, error) {
 		keys:       newKeyCache(),
 		challenger: challenger{realm: cfg.Realm, algs: strings.Join(cfg.Algorithms, " "), metadata: cfg.ResourceMetadata},
 	}
-	v.cachedFinal = true
-	for r := cfg.Resolver; r != nil; v.cachedFinal = false {
-		if c, ok := r.(CachedResolver); ok {
-			v.cached = c.Cached
-			break
-		}
-		w, ok := r.(interface{ Unwrap() TokenResolver })
-		if !ok {
-			break
-		}
-		r = w.Unwrap()
-	}
+	v.cached, v.cachedFinal = findCache(cfg.Resolver)
 	return v, nil
+}
+
+// findCache returns the Cached method of r, or else of a resolver that r wraps, and whether it is r's own.
+func findCache(r TokenResolver) (cached func(sum [32]byte) (*Token, bool), own bool) {
+	if c, ok := r.(CachedResolver); ok {
+		return c.Cached, true
+	}
+	if w, ok := r.(interface{ Unwrap() TokenResolver }); ok {
+		cached, _ = findCache(w.Unwrap())
+	}
+	return cached, false
 }
 
 // Config returns a copy of the configuration, with its defaults filled in.
@@ -80,12 +81,14 @@ func (v *Verifier) Config() Config {
 func (v *Verifier) Verify(ctx context.Context, req Request) (*Result, error) {
 	scheme, token, r := parseCredentials(req.Authorization)
 	var res *Result
-	if r == nil {
-		if scheme == schemeBearer {
-			res, r = v.verifyBearer(ctx, &req, token)
-		} else {
-			res, r = v.verifyDPoP(ctx, &req, token)
-		}
+	switch {
+	case r != nil:
+	case req.URI == "":
+		r = refuse(ErrTargetUnknown, "the request is for none of the configured origins")
+	case scheme == schemeBearer:
+		res, r = v.verifyBearer(ctx, &req, token)
+	default:
+		res, r = v.verifyDPoP(ctx, &req, token)
 	}
 	if r != nil {
 		return nil, v.newError(ctx, r, scheme)
@@ -112,26 +115,9 @@ func (v *Verifier) verifyDPoP(ctx context.Context, req *Request, token string) (
 	if r != nil {
 		return nil, r
 	}
-	// The client chooses the key, and with it what a signature costs to verify. With a token that is known here, only
-	// its holder makes us verify one; with another, the signature comes before the resolver's network.
-	t, known := v.known(sum)
-	if known {
-		if r := v.checkBinding(t, &p, req); r != nil {
-			return nil, r
-		}
-	}
-	if r := p.checkSignature(); r != nil {
-		return nil, r
-	}
-	if !known || !v.cachedFinal {
-		if t, r = v.resolve(ctx, token); r != nil {
-			return nil, r
-		}
-		if r := v.checkBinding(t, &p, req); r != nil {
-			return nil, r
-		}
-	}
-	if r := v.use(ctx, &p, fresh); r != nil {
+	t, r := v.admit(ctx, req, token, sum, &p, fresh)
+	if r != nil {
+		r.nonce = cmp.Or(r.nonce, fresh.nonce)
 		return nil, r
 	}
 	if !p.known {
@@ -143,6 +129,31 @@ func (v *Verifier) verifyDPoP(ctx context.Context, req *Request, token string) (
 	}{Result{Token: t, Nonce: fresh.nonce, challenger: &v.challenger}, p.Proof}
 	accepted.Result.Proof = &accepted.Proof
 	return &accepted.Result, nil
+}
+
+// admit runs the checks that take time: the binding, the signature, the resolver, and the store.
+func (v *Verifier) admit(ctx context.Context, req *Request, token string, sum [32]byte, p *proof, fresh life) (*Token, *refusal) {
+	// The client chooses the key, and with it what a signature costs to verify. With a token that is known here, only
+	// its holder makes us verify one; with another, the signature comes before the resolver's network.
+	t, known := v.known(sum)
+	if known {
+		if r := v.checkBinding(t, p, req); r != nil {
+			return nil, r
+		}
+	}
+	if r := p.checkSignature(); r != nil {
+		return nil, r
+	}
+	if !known || !v.cachedFinal {
+		var r *refusal
+		if t, r = v.resolve(ctx, token); r != nil {
+			return nil, r
+		}
+		if r := v.checkBinding(t, p, req); r != nil {
+			return nil, r
+		}
+	}
+	return t, v.use(ctx, p, fresh)
 }
 
 // verifyBearer admits a token that is bound to the request's certificate, and an unbound one where that is allowed. A
@@ -245,6 +256,14 @@ func checkCertificate(x5t string, req *Request) *refusal {
 func (v *Verifier) use(ctx context.Context, p *proof, l life) *refusal {
 	expires := ceilSecond(l.expires.Add(2 * v.cfg.ClockSkew))
 	first, err := v.cfg.Replay.FirstUse(ctx, replay.Key(p.JKT, string(p.jti)), l.made, expires)
+	// The resolver and the store may have taken their time. What another process has used is remembered for as long as
+	// proofs are accepted, and not for as long as we may take.
+	if now := v.cfg.Now(); now.After(l.expires) {
+		if v.cfg.Nonces != nil {
+			return &refusal{reason: ErrNonceInvalid, detail: errTooSlow, nonce: v.cfg.Nonces.Issue(p.JKT, now)}
+		}
+		return &refusal{reason: ErrProofTooOld, detail: errTooSlow}
+	}
 	if err == nil && first {
 		return nil
 	}
@@ -267,6 +286,8 @@ func (v *Verifier) use(ctx context.Context, p *proof, l life) *refusal {
 	}
 	return &refusal{reason: ErrProofStale, detail: err}
 }
+
+var errTooSlow = errors.New("its time ran out while the resolver or the replay store was asked")
 
 // ceilSecond rounds up: stores count in whole seconds, and may hold longer but never shorter.
 func ceilSecond(t time.Time) time.Time {

@@ -106,8 +106,12 @@ const (
 	DefaultMinRefreshInterval = 5 * time.Second
 )
 
-// maxLeeway is the most that FAPI 2.0 lets a server accept.
-const maxLeeway = 60 * time.Second
+const (
+	// maxLeeway is the most that FAPI 2.0 lets a server accept.
+	maxLeeway = 60 * time.Second
+	// maxInterval is the most that any duration may be: what is longer is no refresh.
+	maxInterval = 24 * time.Hour
+)
 
 // waivable are the claims that RFC 9068 §2.2 requires and AllowMissingClaims may name.
 var waivable = []string{"sub", "client_id", "iat", "jti"}
@@ -148,7 +152,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.AllowHeaderTypes = mapped(c.AllowHeaderTypes, mediaType)
 	c.PayloadTypes = slices.Clone(c.PayloadTypes)
 	c.AllowMissingClaims = slices.Clone(c.AllowMissingClaims)
-	c.Algorithms = mapped(c.Algorithms, canonical)
+	c.Algorithms = mapped(c.Algorithms, jose.Canonical)
 	if len(c.Algorithms) == 0 {
 		c.Algorithms = []string{"ES256", "ES384", "EdDSA", "PS256", "RS256"}
 	}
@@ -181,6 +185,8 @@ func (c *Config) checkNumbers(wrong func(format string, args ...any)) {
 	} {
 		if *d.value < 0 {
 			wrong("%s is %v: set a positive duration, or 0 for the default", d.name, *d.value)
+		} else if *d.value > maxInterval {
+			wrong("%s is %v: set at most %v", d.name, *d.value, maxInterval)
 		} else if *d.value == 0 {
 			*d.value = d.zero
 		}
@@ -208,7 +214,9 @@ func checkURL(raw string, insecure bool) error {
 	switch {
 	case raw == "":
 		return errors.New("is empty")
-	case err != nil || u.Hostname() == "" || u.Opaque != "":
+	case err != nil: // raw is not shown: a password could be in it
+		return errors.New("is not a URL")
+	case u.Hostname() == "" || u.Opaque != "":
 		return fmt.Errorf("is %.100q, not an absolute URL", raw)
 	case u.User != nil:
 		return errors.New("has a user name in it, which would end up in logs")
@@ -226,14 +234,6 @@ func isLoopback(host string) bool {
 
 // mediaType returns a header typ in the form in which two of them are compared (RFC 7515 §4.1.9).
 func mediaType(typ string) string { return strings.TrimPrefix(strings.ToLower(typ), "application/") }
-
-// canonical returns the one name that stands for an algorithm here: RFC 9864 gave EdDSA with Ed25519 a second.
-func canonical(alg string) string {
-	if alg == "Ed25519" {
-		return "EdDSA"
-	}
-	return alg
-}
 
 func mapped(list []string, f func(string) string) []string {
 	out := make([]string, len(list))

@@ -134,7 +134,7 @@ func parseKey(raw []byte) (k key, err error) {
 		return k, errors.New("has key_ops without verify")
 	}
 	if alg := parsed.Algorithm(); alg != nil {
-		k.alg = canonical(alg.String())
+		k.alg = jose.Canonical(alg.String())
 	}
 	var public any
 	if err := parsed.Raw(&public); err != nil {

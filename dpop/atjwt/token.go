@@ -65,7 +65,7 @@ func (r *Resolver) readHeader(s *signed, header []byte) error {
 	if err != nil {
 		return refuse(dpop.ErrTokenMalformed, "its header's alg %v", err)
 	}
-	if s.alg = canonical(string(alg)); !slices.Contains(r.cfg.Algorithms, s.alg) {
+	if s.alg = jose.Canonical(string(alg)); !slices.Contains(r.cfg.Algorithms, s.alg) {
 		return refuse(dpop.ErrTokenSignature, "its alg is %s, not one of %s", quote(string(alg)), strings.Join(r.cfg.Algorithms, ", "))
 	}
 	if err := r.checkHeaderType(m[headerTyp]); err != nil {

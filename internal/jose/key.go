@@ -7,9 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/sha256"
-	_ "crypto/sha256" // for crypto.Hash.New
 	"crypto/sha512"
-	_ "crypto/sha512"
 	"errors"
 	"fmt"
 	"math/big"
@@ -41,9 +39,13 @@ type algorithm struct {
 // Known reports whether alg is a signature algorithm that [Verify] can check.
 func Known(alg string) bool { _, ok := algorithms[alg]; return ok }
 
-// sameAlgorithm reports whether two names stand for one algorithm: RFC 9864 gave EdDSA with Ed25519 a name of its own.
-func sameAlgorithm(a, b string) bool {
-	return a == b || algorithms[a].kty == "OKP" && algorithms[b].kty == "OKP"
+// Canonical returns the one name that stands for an algorithm here: RFC 9864 §2.2 gave EdDSA with Ed25519 (RFC 8037 §3.1) a
+// second.
+func Canonical(alg string) string {
+	if alg == "Ed25519" {
+		return "EdDSA"
+	}
+	return alg
 }
 
 // Members of a JWK. A public key has none from the first of privateMembers on (RFC 7518 §6.2.2, §6.3.2, §6.4).
@@ -122,7 +124,7 @@ func checkUse(use, ops, alg []byte, name string) error {
 		}
 	}
 	if alg != nil {
-		if got, err := Text(alg); err != nil || !sameAlgorithm(string(got), name) {
+		if got, err := Text(alg); err != nil || Canonical(string(got)) != Canonical(name) {
 			return fmt.Errorf("jwk has an alg other than %s", name)
 		}
 	}
