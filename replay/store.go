@@ -71,7 +71,8 @@ func (e *Unavailable) Unwrap() error { return e.Err }
 // positive and in whole milliseconds, rounded up.
 //
 // The set and the check must be one atomic step of the server. The client behind it must not repeat a command whose
-// reply was lost, or a fresh proof is refused as a replay.
+// reply was lost, or a fresh proof is refused as a replay. ttl is counted from the machine's clock, so the Verifier's must
+// be that, too.
 type SetNXFunc func(ctx context.Context, key string, ttl time.Duration) (bool, error)
 
 // FirstUse calls f with the time that is left until expires.

@@ -64,6 +64,9 @@ func htu(uri string) (string, error) {
 	if err != nil || u.Scheme == "" || u.Host == "" || u.User != nil {
 		return "", errors.New("dpopclient: Claims.URI is not an absolute URL without user information")
 	}
+	if strings.ContainsFunc(u.Host, func(r rune) bool { return r > '~' }) {
+		return "", errors.New("dpopclient: Claims.URI has a host that is not ASCII: write it as it goes over the wire, with xn--")
+	}
 	return u.Scheme + "://" + u.Host + u.EscapedPath(), nil
 }
 

@@ -16,7 +16,7 @@
 // collector's headroom (GOGC) comes on top, as for all memory of the process; in a process that does nothing else it
 // was a third more. Memory grows with use, and what was once used stays reserved.
 //
-// A key is held for Window and up to four seconds. A process that admits r proofs a second therefore holds about
+// A key is held for Window and up to four seconds, and while memory still grows up to about twice as long. A process that admits r proofs a second therefore holds about
 // r·(Window + 3 s) keys, and the defaults suffice for about 8,000 proofs a second, 800 of them with one client key.
 //
 // # Clocks
