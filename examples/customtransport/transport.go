@@ -20,7 +20,8 @@ type message struct {
 }
 
 // target returns the URI of a job. Its beginning is this service's own and nothing that a message could set.
-func target(job string) string { return "jobs://workshop/" + url.PathEscape(job) }
+// The prefix keeps a job called ".." from being a dot segment.
+func target(job string) string { return "jobs://workshop/job-" + url.PathEscape(job) }
 
 // An answer is a result, or a refusal with what a client needs to do better.
 type answer struct {
@@ -30,7 +31,8 @@ type answer struct {
 	Nonce      string    `json:"nonce,omitempty"`
 }
 
-// serve answers the messages of one connection until it ends.
+// serve answers the messages of one connection until it ends. A real service also limits how large a message may be, and
+// how long it waits for one.
 func serve(ctx context.Context, conn net.Conn, v dpop.RequestVerifier) {
 	defer conn.Close()
 	in, out := json.NewDecoder(conn), json.NewEncoder(conn)

@@ -14,10 +14,10 @@ import (
 const metadataPath = "/.well-known/oauth-protected-resource" // RFC 9728 §3
 
 // verifierConfig returns the flags as the Verifier's configuration; Resolver and Replay are still to be set.
-func (o *options) verifierConfig(origin string, logger *slog.Logger) dpop.Config {
+func (o *options) verifierConfig(logger *slog.Logger) dpop.Config {
 	config := dpop.Config{
 		Algorithms: o.algs, MaxAge: o.maxAge, Leeway: o.leeway, ClockSkew: o.clockSkew,
-		ResourceMetadata: origin + metadataPath,
+		ResourceMetadata: o.origins[0] + metadataPath,
 		Logger:           logger,
 	}
 	if o.allowBearer {
@@ -38,12 +38,12 @@ func (o *options) newResolver(ctx context.Context, logger *slog.Logger) (dpop.To
 }
 
 // newHandler returns the API behind a Verifier of config, and its metadata beside it.
-func (o *options) newHandler(origin string, config dpop.Config) (http.Handler, error) {
+func (o *options) newHandler(config dpop.Config) (http.Handler, error) {
 	verifier, err := dpop.NewVerifier(config)
 	if err != nil {
 		return nil, err
 	}
-	targets := dpophttp.Config{Origins: []string{origin}}
+	targets := dpophttp.Config{Origins: o.origins}
 	if targets.TrustedProxies, err = o.proxies(); err != nil {
 		return nil, err
 	}
@@ -55,7 +55,7 @@ func (o *options) newHandler(origin string, config dpop.Config) (http.Handler, e
 		return nil, err
 	}
 	api := protect(http.HandlerFunc(echo))
-	document := o.metadata(origin, verifier.Config())
+	document := o.metadata(verifier.Config())
 	// Not a ServeMux: that redirects paths such as //a/../b, and clients may address them.
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == metadataPath && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
@@ -83,9 +83,9 @@ func echo(w http.ResponseWriter, r *http.Request) {
 }
 
 // metadata returns the description of this resource (RFC 9728 §2), from what the Verifier does.
-func (o *options) metadata(origin string, config dpop.Config) map[string]any {
+func (o *options) metadata(config dpop.Config) map[string]any {
 	document := map[string]any{
-		"resource":                          origin,
+		"resource":                          o.origins[0],
 		"authorization_servers":             []string{o.issuer},
 		"bearer_methods_supported":          []string{"header"},
 		"dpop_signing_alg_values_supported": config.Algorithms,

@@ -42,12 +42,11 @@ func run(ctx context.Context, o options, stderr io.Writer) error {
 		return fmt.Errorf("-listen: %w", err)
 	}
 	defer listener.Close()
-	origin, err := o.originFor(listener.Addr())
-	if err != nil {
+	if err := o.setOrigin(listener.Addr()); err != nil {
 		return err
 	}
 	logger := slog.New(slog.NewJSONHandler(stderr, nil))
-	config := o.verifierConfig(origin, logger)
+	config := o.verifierConfig(logger)
 	if config.Resolver, err = o.newResolver(ctx, logger); err != nil {
 		return err
 	}
@@ -57,7 +56,7 @@ func run(ctx context.Context, o options, stderr io.Writer) error {
 	}
 	defer store.Close()
 	config.Replay = store
-	handler, err := o.newHandler(origin, config)
+	handler, err := o.newHandler(config)
 	if err != nil {
 		return err
 	}

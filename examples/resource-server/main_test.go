@@ -119,6 +119,53 @@ func TestEcho(t *testing.T) {
 	}
 }
 
+// TestOrigins addresses the server by each of two names, and through a proxy that is trusted to say which.
+func TestOrigins(t *testing.T) {
+	issuer := dpoptest.NewIssuer()
+	defer issuer.Close()
+	const one, two = "https://one.example.com", "https://two.example.com"
+	url, _ := start(t, "-listen", "127.0.0.1:0", "-issuer", issuer.URL, "-audience", "api",
+		"-origin", one+","+two, "-trusted-proxies", "127.0.0.0/8")
+	key := dpoptest.NewKey()
+	token := issuer.Token("api", key.JKT(), nil)
+	for name, test := range map[string]struct {
+		host, forwarded, origin string
+		want                    int
+	}{
+		"Host":                        {"two.example.com", "", two, 200},
+		"Host, proof for the other":   {"two.example.com", "", one, 401},
+		"forwarded by a proxy":        {"internal", "one.example.com", one, 200},
+		"Host of none":                {"evil.example", "", one, 400},
+		"forwarded, but none of ours": {"one.example.com", "evil.example", one, 400},
+	} {
+		t.Run(name, func(t *testing.T) {
+			req, err := http.NewRequestWithContext(t.Context(), "GET", url+"/", nil)
+			require.NoError(t, err)
+			req.Host = test.host
+			if test.forwarded != "" {
+				req.Header.Set("X-Forwarded-Host", test.forwarded)
+			}
+			req.Header.Set("Authorization", "DPoP "+token)
+			req.Header.Set("DPoP", dpoptest.Proof(key, dpopclient.Claims{Method: "GET", URI: test.origin + "/", AccessToken: token}))
+			resp, err := http.DefaultClient.Do(req)
+			require.NoError(t, err)
+			resp.Body.Close()
+			if resp.StatusCode != test.want {
+				t.Errorf("B10: status is %d, want %d", resp.StatusCode, test.want)
+			}
+		})
+	}
+}
+
+// TestListenByName keeps the host of -listen, since that is what clients will use.
+func TestListenByName(t *testing.T) {
+	o := options{listen: "localhost:0"}
+	require.NoError(t, o.setOrigin(&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 8080}))
+	if want := "http://localhost:8080"; o.origins[0] != want {
+		t.Errorf("the origin is %q, want %q", o.origins[0], want)
+	}
+}
+
 func TestMetadata(t *testing.T) {
 	for name, test := range map[string]struct {
 		flags []string

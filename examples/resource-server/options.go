@@ -8,20 +8,20 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 )
 
 // options are the flags, as given.
 type options struct {
-	listen, tlsCert, tlsKey      string
-	origin                       string
-	issuer, audience, jwks       string
-	introspect, clientID         string
-	replay                       string
-	nonce, keycloak, allowBearer bool
-	algs, trustedProxies         list
-	maxAge, leeway, clockSkew    time.Duration
+	listen, tlsCert, tlsKey       string
+	issuer, audience, jwks        string
+	introspect, clientID          string
+	replay                        string
+	nonce, keycloak, allowBearer  bool
+	origins, algs, trustedProxies list
+	maxAge, leeway, clockSkew     time.Duration
 }
 
 // A list is a flag of values separated by commas.
@@ -42,7 +42,7 @@ func parseOptions(args []string, output io.Writer) (options, error) {
 	f.StringVar(&o.listen, "listen", "127.0.0.1:8080", "address to listen on; port 0 means any")
 	f.StringVar(&o.tlsCert, "tls-cert", "", "certificate `file` (PEM), for TLS")
 	f.StringVar(&o.tlsKey, "tls-key", "", "private key `file` (PEM), for TLS")
-	f.StringVar(&o.origin, "origin", "", "the origin that clients address, such as https://api.example.com (default from -listen)")
+	f.Var(&o.origins, "origin", "the origin that clients address, such as https://api.example.com; of several, separated by commas,\nthe Host selects, and the first names this resource (default from -listen)")
 	f.StringVar(&o.issuer, "issuer", "", "`URL` of the issuer whose tokens are taken")
 	f.StringVar(&o.audience, "audience", "", "what the tokens must be meant for")
 	f.StringVar(&o.jwks, "jwks", "", "`URL` of the issuer's keys, where discovery is not to be used")
@@ -86,15 +86,21 @@ func (o *options) check() error {
 	return nil
 }
 
-// originFor returns the origin that clients address, given the address listened on.
-func (o *options) originFor(addr net.Addr) (string, error) {
-	if o.origin != "" {
-		return o.origin, nil
+// setOrigin sets the default of -origin, given the address listened on: the host as -listen has it.
+func (o *options) setOrigin(addr net.Addr) error {
+	if len(o.origins) > 0 {
+		return nil
 	}
-	if tcp, ok := addr.(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
-		return "", errors.New("-origin is missing: -listen names no host that clients could address")
+	host, _, err := net.SplitHostPort(o.listen)
+	if err != nil {
+		return fmt.Errorf("-listen: %w", err)
 	}
-	return o.scheme() + "://" + addr.String(), nil
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok || tcp.IP.IsUnspecified() {
+		return errors.New("-origin is missing: -listen names no host that clients could address")
+	}
+	o.origins = list{o.scheme() + "://" + net.JoinHostPort(host, strconv.Itoa(tcp.Port))}
+	return nil
 }
 
 func (o *options) scheme() string {
