@@ -3,6 +3,8 @@
 package integration
 
 import (
+	"bytes"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -12,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,8 +26,11 @@ import (
 const (
 	realm     = "senderbound"
 	elsewhere = "elsewhere" // another realm, with the same client
+	rotating  = "rotating"  // whose keys the tests change, and no API is for
 	audience  = "orders-api"
 )
+
+var realms = []string{realm, elsewhere, rotating}
 
 // client sends what the tests send.
 var client = &http.Client{Timeout: time.Minute}
@@ -32,7 +38,10 @@ var client = &http.Client{Timeout: time.Minute}
 // A keycloak is the authorization server of the run.
 type keycloak struct {
 	*process
-	url string
+	url           string
+	adminPassword string    // of this run
+	adminToken    string    // the last one
+	adminSince    time.Time // when that was issued
 }
 
 // newKeycloak chooses where Keycloak will be. Its issuers have their names from then on, and nobody listens there yet.
@@ -46,10 +55,10 @@ func newKeycloak() (*keycloak, error) {
 		return nil, err
 	}
 	// The name, not the address: Keycloak compares the htu of proofs with its host name as configured.
-	return &keycloak{process: p, url: fmt.Sprintf("http://localhost:%d", port)}, nil
+	return &keycloak{process: p, url: fmt.Sprintf("http://localhost:%d", port), adminPassword: rand.Text()}, nil
 }
 
-// start runs Keycloak with the realms of testdata, and returns when both answer.
+// start runs Keycloak with the realms of testdata, and returns when all of them answer.
 //
 // The distribution in KEYCLOAK_HOME stays as it is: a home of our own has links to it, and its own data.
 func (k *keycloak) start() error {
@@ -65,7 +74,7 @@ func (k *keycloak) start() error {
 	for _, name := range []string{"conf", "lib", "providers", "themes"} {
 		links[name] = filepath.Join(distribution, name)
 	}
-	for _, name := range []string{realm, elsewhere} {
+	for _, name := range realms {
 		file := "realm-" + name + ".json"
 		if links[filepath.Join(imports, file)], err = filepath.Abs(filepath.Join("testdata", file)); err != nil {
 			return err
@@ -84,11 +93,12 @@ func (k *keycloak) start() error {
 		"--cache=local", "--import-realm", "--hostname="+k.url,
 		"--http-enabled=true", "--http-host=127.0.0.1", "--http-port="+address.Port())
 	// Quick to start rather than quick to serve.
-	cmd.Env = append(os.Environ(), "JAVA_OPTS_APPEND=-XX:TieredStopAtLevel=1 -XX:-UseG1GC -XX:+UseSerialGC")
+	cmd.Env = append(os.Environ(), "JAVA_OPTS_APPEND=-XX:TieredStopAtLevel=1 -XX:-UseG1GC -XX:+UseSerialGC",
+		"KC_BOOTSTRAP_ADMIN_USERNAME="+adminName, "KC_BOOTSTRAP_ADMIN_PASSWORD="+k.adminPassword)
 	if err := k.process.start(cmd); err != nil {
 		return err
 	}
-	return k.await(func() bool { return k.has(realm) && k.has(elsewhere) }, 3*time.Minute)
+	return k.await(func() bool { return !slices.ContainsFunc(realms, func(name string) bool { return !k.has(name) }) }, 3*time.Minute)
 }
 
 // issuer returns the issuer identifier of a realm.
@@ -156,6 +166,48 @@ func (k *keycloak) grant(realm string, key *dpopclient.Key, form url.Values) (g 
 		return g, fmt.Errorf("keycloak gave %s no token: %s %s", form.Get("client_id"), resp.Status, body)
 	}
 	return g, json.Unmarshal(body, &g)
+}
+
+// adminName is the user whom Keycloak makes at its first start, in the realm master.
+const adminName = "admin"
+
+// admin calls the admin API of a realm. in is the body of the request and out that of the answer, unless they are nil.
+func (k *keycloak) admin(method, realm, path string, in, out any) error {
+	if time.Since(k.adminSince) > 30*time.Second { // it is good for a minute
+		g, err := k.grant("master", nil, url.Values{
+			"grant_type": {"password"}, "client_id": {"admin-cli"}, "username": {adminName}, "password": {k.adminPassword},
+		})
+		if err != nil {
+			return err
+		}
+		k.adminToken, k.adminSince = g.AccessToken, time.Now()
+	}
+	body, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequest(method, k.url+"/admin/realms/"+realm+path, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Authorization", "Bearer "+k.adminToken)
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode/100 != 2 {
+		return fmt.Errorf("keycloak's admin API answers %s %s with %s %s", method, path, resp.Status, answer)
+	}
+	if out == nil {
+		return nil
+	}
+	return json.Unmarshal(answer, out)
 }
 
 func freePort() (int, error) {
