@@ -251,10 +251,12 @@ func TestOutage(t *testing.T) {
 		"endless": func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, strings.Repeat("x", 4<<20))
 		},
-		"hangs":           hang,
-		"other host":      redirect("https://evil.example.com/certs"),
-		"hijacked":        redirect("http://id.example.com" + jwksPath),
-		"other host, 307": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://evil.example.com/", 307) },
+		"hangs":      hang,
+		"other host": redirect("https://evil.example.com/certs"),
+		"hijacked":   redirect("http://id.example.com" + jwksPath),
+		"other host, 307": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://evil.example.com/", http.StatusTemporaryRedirect)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
