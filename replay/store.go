@@ -75,16 +75,24 @@ func (e *Unavailable) Unwrap() error { return e.Err }
 // be that, too.
 type SetNXFunc func(ctx context.Context, key string, ttl time.Duration) (bool, error)
 
-// FirstUse calls f with the time that is left until expires.
+// FirstUse calls f with the time that is left until expires. An answer that comes later than that is an error: what was
+// set before may be forgotten by then, and the key set anew.
 func (f SetNXFunc) FirstUse(ctx context.Context, key string, _, expires time.Time) (bool, error) {
 	ttl := min(time.Until(expires), math.MaxInt64-time.Millisecond) // leaves room to round up
 	if ttl <= 0 {
 		return false, errExpired
 	}
-	return f(ctx, key, (ttl + time.Millisecond - 1).Truncate(time.Millisecond))
+	first, err := f(ctx, key, (ttl + time.Millisecond - 1).Truncate(time.Millisecond))
+	if first && time.Until(expires) <= 0 {
+		return false, errLate
+	}
+	return first, err
 }
 
-var errExpired = errors.New("replay: expires is not in the future")
+var (
+	errExpired = errors.New("replay: expires is not in the future")
+	errLate    = errors.New("replay: expires passed while the store was asked")
+)
 
 // clientLen and keyLen are the lengths of a key's client part and of a key: 144 bits of SHA-256 each, in base64url.
 const (

@@ -185,6 +185,19 @@ func TestSetNXFuncExpired(t *testing.T) {
 	}
 }
 
+// TestSetNXFuncLate: the server took so long that an earlier use may be forgotten.
+func TestSetNXFuncLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := replay.SetNXFunc(func(context.Context, string, time.Duration) (bool, error) {
+			time.Sleep(time.Minute)
+			return true, nil
+		})
+		if first, err := store.FirstUse(t.Context(), "key", time.Now(), time.Now().Add(time.Minute)); first || err == nil {
+			t.Errorf("an answer that came when expires had passed gave (%t, %v), want (false, an error)", first, err)
+		}
+	})
+}
+
 func TestSetNXFuncPassesOn(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
