@@ -1,6 +1,9 @@
 package dpop
 
-import "strings"
+import (
+	"net/url"
+	"strings"
+)
 
 // The schemes under which an access token may come.
 const (
@@ -41,6 +44,19 @@ func parseCredentials(lines []string) (scheme, token string, r *refusal) {
 		return scheme, "", refuse(ErrMalformedAuthorization, authorizationForm)
 	}
 	return scheme, token, nil
+}
+
+// hasQueryToken reports whether a URI's query has an access token. Such a token stands in logs and histories, and next to
+// one in a field it is a second one (RFC 6750 §2, §5.3; RFC 9700 §4.3.2).
+func hasQueryToken(uri string) bool {
+	_, query, _ := strings.Cut(uri, "?")
+	for pair := range strings.SplitSeq(query, "&") {
+		name, _, _ := strings.Cut(pair, "=")
+		if decoded, err := url.QueryUnescape(name); err == nil && decoded == "access_token" {
+			return true
+		}
+	}
+	return false
 }
 
 // mentionsScheme reports whether one of our schemes stands somewhere in a line that begins with another: two

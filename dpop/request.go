@@ -3,6 +3,7 @@ package dpop
 import (
 	"crypto/x509"
 	"net/http"
+	"strings"
 )
 
 // A Request is what DPoP needs to know of a request, independent of transport.
@@ -10,9 +11,10 @@ type Request struct {
 	// Method is the method as it stood on the wire, such as GET. It is compared exactly (RFC 9110 §9.1).
 	Method string
 
-	// URI is the absolute target URI as the client addressed it, with scheme and host. A query and a fragment are
-	// ignored (RFC 9449 §4.3). It must come from configuration, not from what a client can set. An empty URI says
-	// that the target is not one that is served here; the request is then refused.
+	// URI is the absolute target URI as the client addressed it, with scheme and host. Query and fragment are no part of
+	// what a proof covers (RFC 9449 §4.3); a query with an access_token is refused. Scheme, host and a path prefix must come
+	// from configuration, not from what a client can set. An empty URI says that the target is not one that is served
+	// here; the request is then refused.
 	URI string
 
 	// Authorization and DPoP are the lines of these header fields, one element each, in whatever number they came.
@@ -24,9 +26,12 @@ type Request struct {
 	ClientCertificate *x509.Certificate
 }
 
-// RequestFromHTTP returns the Request for r, whose target URI is uri. It does not read the Host field or any
-// forwarding header; package dpophttp derives a URI from configured origins.
+// RequestFromHTTP returns the Request for r, whose target URI is uri; the query, if uri has none, is that of r. It does not
+// read the Host field or any forwarding header; package dpophttp derives a URI from configured origins.
 func RequestFromHTTP(r *http.Request, uri string) Request {
+	if uri != "" && r.URL != nil && r.URL.RawQuery != "" && !strings.Contains(uri, "?") {
+		uri += "?" + r.URL.RawQuery
+	}
 	req := Request{Method: r.Method, URI: uri, Authorization: r.Header["Authorization"], DPoP: r.Header["Dpop"]}
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
 		req.ClientCertificate = r.TLS.PeerCertificates[0]

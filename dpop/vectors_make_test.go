@@ -633,7 +633,7 @@ func (m *maker) token() []vector {
 	m.add(dpop.ErrConfirmationUnknown, "D03", "a token with an empty cnf as Bearer", right, authorized("Bearer "+token), proofs(), bearer, boundTo(json.RawMessage(`{}`)))
 
 	m.add(dpop.ErrNoCredentials, "R039", "no Authorization field", right, authorized())
-	m.add(dpop.ErrNoCredentials, "D10 R144 R162 R170", "the token in the query", right, authorized(), asURI(target+"?access_token="+token))
+	m.add(dpop.ErrMalformedAuthorization, "D10 R144 R162 R170", "the token in the query", right, authorized(), asURI(target+"?access_token="+token))
 	m.add(dpop.ErrUnsupportedScheme, "", "Basic", right, authorized("Basic YTpi"))
 	m.add(dpop.ErrMalformedAuthorization, "D09 R143", "two Authorization fields", right, authorized("DPoP "+token, "DPoP "+token))
 	m.add(dpop.ErrMalformedAuthorization, "D09", "two schemes in one field", right, authorized("DPoP "+token+", Bearer "+token))

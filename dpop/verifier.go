@@ -51,14 +51,21 @@ func NewVerifier(cfg Config) (*Verifier, error) {
 
 // findCache returns the Cached method of r, or else of a resolver that r wraps, and whether it is r's own.
 func findCache(r TokenResolver) (cached func(sum [32]byte) (*Token, bool), own bool) {
-	if c, ok := r.(CachedResolver); ok {
-		return c.Cached, true
+	for depth := range maxWrappers {
+		if c, ok := r.(CachedResolver); ok {
+			return c.Cached, depth == 0
+		}
+		w, ok := r.(interface{ Unwrap() TokenResolver })
+		if !ok {
+			break
+		}
+		r = w.Unwrap()
 	}
-	if w, ok := r.(interface{ Unwrap() TokenResolver }); ok {
-		cached, _ = findCache(w.Unwrap())
-	}
-	return cached, false
+	return nil, false
 }
+
+// maxWrappers is more than anyone stacks, and ends a chain that leads back to itself.
+const maxWrappers = 100
 
 // Config returns a copy of the configuration, with its defaults filled in.
 func (v *Verifier) Config() Config {
@@ -82,6 +89,8 @@ func (v *Verifier) Verify(ctx context.Context, req Request) (*Result, error) {
 	scheme, token, r := parseCredentials(req.Authorization)
 	var res *Result
 	switch {
+	case hasQueryToken(req.URI):
+		r = refuse(ErrMalformedAuthorization, "the query has an access_token: tokens are taken in the Authorization field only")
 	case r != nil:
 	case req.URI == "":
 		r = refuse(ErrTargetUnknown, "the request is for none of the configured origins")
