@@ -49,7 +49,10 @@ func parseCredentials(lines []string) (scheme, token string, r *refusal) {
 // hasQueryToken reports whether a URI's query has an access token. Such a token stands in logs and histories, and next to
 // one in a field it is a second one (RFC 6750 §2, §5.3; RFC 9700 §4.3.2).
 func hasQueryToken(uri string) bool {
-	_, query, _ := strings.Cut(uri, "?")
+	_, query, ok := strings.Cut(uri, "?")
+	if !ok { // as most are
+		return false
+	}
 	for pair := range strings.SplitSeq(query, "&") {
 		name, _, _ := strings.Cut(pair, "=")
 		if decoded, err := url.QueryUnescape(name); err == nil && decoded == "access_token" {

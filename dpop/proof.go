@@ -3,6 +3,7 @@ package dpop
 import (
 	"bytes"
 	"crypto"
+	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
 	"fmt"
@@ -221,6 +222,12 @@ func (p *proof) checkTokenHash(tokenSum *[32]byte) *refusal {
 		return refuse(ErrTokenHashMismatch, "the proof was made for another access token")
 	}
 	return nil
+}
+
+// tokenHash returns the SHA-256 of an access token, of which ath is the base64url form.
+func tokenHash(token string) [sha256.Size]byte {
+	var buf [2 << 10]byte // on the stack, as a conversion of so long a string would not be
+	return sha256.Sum256(append(buf[:0], token...))
 }
 
 // A life is the time in which a proof, or the nonce it carries, may be accepted.

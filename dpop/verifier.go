@@ -116,7 +116,7 @@ func (v *Verifier) verifyDPoP(ctx context.Context, req *Request, token string) (
 	if r := p.parse(raw, v.cfg.Algorithms, v.keys); r != nil {
 		return nil, r
 	}
-	sum := sha256.Sum256([]byte(token))
+	sum := tokenHash(token)
 	if r := p.checkTarget(req, &sum); r != nil {
 		return nil, r
 	}

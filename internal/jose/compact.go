@@ -18,7 +18,7 @@ type Compact struct {
 // limits its size.
 func ParseCompact(s string) (Compact, error) {
 	// One block of memory for the text and, behind it, for what it decodes to.
-	buf := append(make([]byte, 0, len(s)+len(s)), s...)
+	buf := append(make([]byte, 0, len(s)+len(s)/4*3+6), s...)
 	raw := buf
 	first := bytes.IndexByte(raw, '.')
 	last := bytes.LastIndexByte(raw, '.')
