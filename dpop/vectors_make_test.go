@@ -285,7 +285,7 @@ func (m *maker) accept() []vector {
 	m.add("ok", "R018", "a nonce where one is asked for", m.proof("p256", func(_, c members) { c["nonce"] = "n1" }), func(v *vector) { v.Policy = &vectorPolicy{Nonces: []string{"n1"}} })
 	m.add("ok", "E05", "with a nonce, the time of iat does not matter", m.proof("p256", func(_, c members) { c["nonce"], c["iat"] = "n1", 1 }), func(v *vector) { v.Policy = &vectorPolicy{Nonces: []string{"n1"}} })
 	m.add("ok", "", "members in another order, with white space", m.sign("p256",
-		"\n{ \"jwk\" : "+m.json(m.jwk("p256"))+" ,\t\"alg\":\"ES256\", \"typ\":\"dpop+jwt\" }",
+		"{ \"jwk\" : "+m.json(m.jwk("p256"))+" ,\t\"alg\":\"ES256\", \"typ\":\"dpop+jwt\" }",
 		` { "ath":"`+hashOf(token)+`" , "iat":`+m.json(now.Unix())+`,"htu":"`+target+`","htm":"GET","jti":"vector"}`))
 	m.add("ok", "", "names and values spelled with escapes", m.sign("p256",
 		`{"t\u0079p":"dpop\u002bjwt","alg":"ES\u003256","jwk":`+m.json(m.jwk("p256"))+`}`,
@@ -318,6 +318,8 @@ func (m *maker) form() []vector {
 	m.add(dpop.ErrProofAlgorithm, "A01", "alg none with an empty signature", none[:strings.LastIndexByte(none, '.')+1])
 	m.add(dpop.ErrProofAlgorithm, "A02", "HS256 with the public JWK as the secret", m.keyConfusion())
 	m.add(dpop.ErrProofAlgorithm, "A03", "HS256 with a jwk of kty oct", header(func(h members) { h["alg"], h["jwk"] = "HS256", members{"kty": "oct", "k": "AAAA"} }))
+	malformed("R010", "white space before the header", rawHeader(" "+m.header(nil)))
+	malformed("R010", "white space after the header", rawHeader(m.header(nil)+"\n"))
 	malformed("R001", "no alg", member("alg", nil))
 	malformed("", "alg as a number", member("alg", 256))
 	malformed("", "alg null", member("alg", json.RawMessage("null")))

@@ -76,7 +76,7 @@ func (v *Verifier) Config() Config {
 
 // Verify decides whether req comes from the holder of its access token (RFC 9449 §4.3 and §7). It returns what the token
 // stands for, or an [*Error] that knows how to answer. An accepted proof is used up; a refused one is not, unless it is
-// refused because it was used before, or because the replay store failed while recording it.
+// refused because it was used before, or because the replay store failed or its time ran out while it was recorded.
 //
 // It admits a token that is bound to a DPoP key (cnf.jkt) under the DPoP scheme with a proof by that key; one that is
 // bound to a certificate (cnf.x5t#S256) under the Bearer scheme with that certificate; one that is bound to both under

@@ -56,7 +56,7 @@ func parseOptions(args []string, output io.Writer) (options, error) {
 	f.DurationVar(&o.maxAge, "max-age", 0, "how old a proof may be, such as 60s (default 60s)")
 	f.DurationVar(&o.leeway, "leeway", 0, "how far ahead the iat of a proof may lie (default 10s)")
 	f.DurationVar(&o.clockSkew, "clock-skew", 0, "how far clocks of servers may differ from true time (default 5s)")
-	f.Var(&o.trustedProxies, "trusted-proxies", "`CIDR,…` of proxies whose X-Forwarded-Host and -Proto are read")
+	f.Var(&o.trustedProxies, "trusted-proxies", "`CIDR,…` of proxies whose X-Forwarded-Host and -Proto select among several origins")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}

@@ -5,7 +5,10 @@ import (
 	"errors"
 )
 
-var errSegments = errors.New("does not have three segments")
+var (
+	errSegments = errors.New("does not have three segments")
+	errHeader   = errors.New("has a header that is not a JSON object, or has white space around it")
+)
 
 // A Compact is a decoded JWS in compact serialization (RFC 7515 §7.1). Nothing in it is verified.
 type Compact struct {
@@ -14,8 +17,8 @@ type Compact struct {
 	Signature       []byte
 }
 
-// ParseCompact splits and decodes a compact JWS: exactly three segments of canonical, unpadded base64url. The caller
-// limits its size.
+// ParseCompact splits and decodes a compact JWS: exactly three segments of canonical, unpadded base64url, of which the
+// first begins and ends as a JSON object does. The caller limits its size.
 func ParseCompact(s string) (Compact, error) {
 	// One block of memory for the text and, behind it, for what it decodes to.
 	buf := append(make([]byte, 0, len(s)+len(s)/4*3+6), s...)
@@ -36,6 +39,10 @@ func ParseCompact(s string) (Compact, error) {
 			return Compact{}, err
 		}
 		*segment.dst = buf[start:len(buf):len(buf)]
+	}
+	// Some decoders cut white space off and then compute another signing input.
+	if h := c.Header; len(h) < 2 || h[0] != '{' || h[len(h)-1] != '}' {
+		return Compact{}, errHeader
 	}
 	return c, nil
 }
