@@ -16,7 +16,7 @@ import (
 // A Config says what a [Verifier] accepts. Resolver and Replay are required. For every other field the zero value is
 // the strict choice, and what weakens is called Allow… or Insecure….
 type Config struct {
-	// Resolver turns an access token into what it stands for: dpop/atjwt for JWTs, introspect for any token.
+	// Resolver turns an access token into what it stands for, such as dpop/atjwt for JWTs.
 	Resolver TokenResolver
 
 	// Replay remembers used proofs. It must be shared by all processes that answer for one origin: with a store of
@@ -44,8 +44,7 @@ type Config struct {
 	// remembered 2·ClockSkew longer than one process accepts them. 0 means the default, 5 s: there is no zero.
 	ClockSkew time.Duration
 
-	// AllowBearer, while it returns true, admits unbound tokens under the Bearer scheme, too. It is read for each such
-	// request. A token that is bound to a key is never admitted under Bearer. nil means never.
+	// AllowBearer, while it returns true, admits unbound tokens under the Bearer scheme, too. It is read per request. A token that is bound to a key is never admitted under Bearer. nil means never.
 	AllowBearer func() bool
 
 	// Realm is the realm of challenges (RFC 9110 §11.5), if any: printable ASCII.
@@ -93,7 +92,7 @@ func (c Config) withDefaults() (Config, error) {
 	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf("dpop: Config."+format, args...)) }
 
 	if f, ok := c.Resolver.(TokenResolverFunc); c.Resolver == nil || ok && f == nil {
-		wrong("Resolver is nil: set a TokenResolver, such as atjwt.NewResolver or introspect.NewResolver return")
+		wrong("Resolver is nil: set a TokenResolver, such as atjwt.NewResolver returns")
 	}
 	if c.Replay == nil {
 		wrong("Replay is nil: set a replay.Store, such as memstore.New returns for one process")

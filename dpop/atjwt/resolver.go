@@ -4,7 +4,7 @@
 //	resolver, err := atjwt.NewResolver(ctx, atjwt.Keycloak("https://id.example.com/realms/demo", "https://api.example.com"))
 //
 // Its answers are as old as the token: what the issuer has revoked since then is believed until the token expires. Keep
-// the life of tokens short, or ask the issuer each time with package introspect.
+// the life of tokens short.
 package atjwt
 
 import (
