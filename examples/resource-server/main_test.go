@@ -232,6 +232,7 @@ func TestWrongFlags(t *testing.T) {
 		args []string
 		want string
 	}{
+		"no such flag":           {append(good, "-bogus"), "not defined: -bogus: -help lists the flags"},
 		"no issuer":              {[]string{"-audience", "api"}, "-issuer is missing: give"},
 		"no audience":            {[]string{"-issuer", "https://id.example.com"}, "-audience is missing: give"},
 		"a word":                 {append(good, "memory"), `"memory" is no flag`},

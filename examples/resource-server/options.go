@@ -38,7 +38,7 @@ func (l *list) Set(s string) error {
 func parseOptions(args []string, output io.Writer) (options, error) {
 	var o options
 	f := flag.NewFlagSet("resource-server", flag.ContinueOnError)
-	f.SetOutput(output)
+	f.SetOutput(io.Discard) // a mistake gets one sentence, not the whole list
 	f.StringVar(&o.listen, "listen", "127.0.0.1:8080", "address to listen on; port 0 means any")
 	f.StringVar(&o.tlsCert, "tls-cert", "", "certificate `file` (PEM), for TLS")
 	f.StringVar(&o.tlsKey, "tls-key", "", "private key `file` (PEM), for TLS")
@@ -57,8 +57,13 @@ func parseOptions(args []string, output io.Writer) (options, error) {
 	f.DurationVar(&o.leeway, "leeway", 0, "how far ahead the iat of a proof may lie (default 10s)")
 	f.DurationVar(&o.clockSkew, "clock-skew", 0, "how far clocks of servers may differ from true time (default 5s)")
 	f.Var(&o.trustedProxies, "trusted-proxies", "`CIDR,…` of proxies whose X-Forwarded-Host and -Proto select among several origins")
-	if err := f.Parse(args); err != nil {
+	switch err := f.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		f.SetOutput(output)
+		f.PrintDefaults()
 		return o, err
+	case err != nil:
+		return o, fmt.Errorf("%w: -help lists the flags", err)
 	}
 	if f.NArg() > 0 {
 		return o, fmt.Errorf("%q is no flag: flags begin with a dash", f.Arg(0))
