@@ -13,7 +13,8 @@ func (c *challenger) values(code Code, failed string, bearer bool, scope string)
 	schemes := []string{schemeDPoP}
 	if bearer {
 		schemes = append(schemes, schemeBearer)
-	} else {
+	}
+	if !bearer || failed == "" { // what the client used is not on offer, or not known
 		failed = schemeDPoP
 	}
 	lines := make([]string, 0, len(schemes))

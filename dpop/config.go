@@ -33,7 +33,7 @@ type Config struct {
 	// client chooses.
 	Algorithms []string
 
-	// MaxAge is how old a proof may be by its iat; the default is 60 s.
+	// MaxAge is how old a proof may be by its iat, at most 24 h; the default is 60 s.
 	MaxAge time.Duration
 
 	// Leeway is how far ahead of this server's clock the iat of a proof may lie; the default is 10 s, as FAPI 2.0 asks,
@@ -41,7 +41,7 @@ type Config struct {
 	Leeway time.Duration
 
 	// ClockSkew is how far the clocks of the processes that share Replay may differ from true time. Proofs are
-	// remembered 2·ClockSkew longer than one process accepts them. 0 means the default, 5 s: there is no zero.
+	// remembered 2·ClockSkew longer than one process accepts them. 0 means the default, 5 s: there is no zero. At most 24 h.
 	ClockSkew time.Duration
 
 	// AllowBearer, while it returns true, admits unbound tokens under the Bearer scheme, too. It is read per request. A token that is bound to a key is never admitted under Bearer. nil means never.
@@ -68,8 +68,8 @@ type NonceSource interface {
 	Issue(jkt string, now time.Time) string
 
 	// Check reports whether nonce is one that Issue returned, for this client where nonces are bound to clients, and
-	// not over. made and expires bound the life of a proof that carries it. next, if not "", is a newer nonce for the
-	// client.
+	// not over. made and expires bound the life of a proof that carries it; where the store has a window, expires must
+	// lie within it, with 2·ClockSkew and a second to spare. next, if not "", is a newer nonce for the client.
 	Check(nonce, jkt string, now time.Time) (made, expires time.Time, next string, ok bool)
 }
 
@@ -94,7 +94,7 @@ func (c Config) withDefaults() (Config, error) {
 	if f, ok := c.Resolver.(TokenResolverFunc); c.Resolver == nil || ok && f == nil {
 		wrong("Resolver is nil: set a TokenResolver, such as atjwt.NewResolver returns")
 	}
-	if c.Replay == nil {
+	if f, ok := c.Replay.(replay.SetNXFunc); c.Replay == nil || ok && f == nil {
 		wrong("Replay is nil: set a replay.Store, such as memstore.New returns for one process")
 	}
 	c.Algorithms = slices.Clone(c.Algorithms)
@@ -139,7 +139,7 @@ func (c Config) withDefaults() (Config, error) {
 
 // Window returns the longest time for which a proof must be remembered: from its acceptance, as early as Leeway before its
 // iat, until no process accepts it any more. That is MaxAge + Leeway + 2·ClockSkew, with their defaults, and a second
-// for rounding up.
+// for rounding up. With Nonces, a nonce's life takes the place of the first two; Window does not know it.
 func (c Config) Window() time.Duration {
 	return cmp.Or(c.MaxAge, DefaultMaxAge) + cmp.Or(c.Leeway, DefaultLeeway) + 2*cmp.Or(c.ClockSkew, DefaultClockSkew) + time.Second
 }

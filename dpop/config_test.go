@@ -35,13 +35,15 @@ func TestNewVerifierRefuses(t *testing.T) {
 		change func(*dpop.Config)
 		want   string
 	}{
-		"no resolver":                           {func(c *dpop.Config) { c.Resolver = nil }, "Resolver"},
-		"no store":                              {func(c *dpop.Config) { c.Replay = nil }, "Replay"},
-		"R002 none":                             {func(c *dpop.Config) { c.Algorithms = []string{"none"} }, "Algorithms"},
-		"R002 HS256":                            {func(c *dpop.Config) { c.Algorithms = []string{"HS256"} }, "Algorithms"},
-		"an empty algorithm":                    {func(c *dpop.Config) { c.Algorithms = []string{""} }, "Algorithms"},
-		"MaxAge negative":                       {maxAge(-time.Second), "MaxAge"},
-		"C09 MaxAge so long that sums overflow": {maxAge(math.MaxInt64), "MaxAge"},
+		"no resolver":                              {func(c *dpop.Config) { c.Resolver = nil }, "Resolver"},
+		"a resolver that is a nil function":        {func(c *dpop.Config) { c.Resolver = dpop.TokenResolverFunc(nil) }, "Resolver"},
+		"a store that is a nil function":           {func(c *dpop.Config) { c.Replay = replay.SetNXFunc(nil) }, "Replay"},
+		"no store":                                 {func(c *dpop.Config) { c.Replay = nil }, "Replay"},
+		"R002 none":                                {func(c *dpop.Config) { c.Algorithms = []string{"none"} }, "Algorithms"},
+		"R002 HS256":                               {func(c *dpop.Config) { c.Algorithms = []string{"HS256"} }, "Algorithms"},
+		"an empty algorithm":                       {func(c *dpop.Config) { c.Algorithms = []string{""} }, "Algorithms"},
+		"MaxAge negative":                          {maxAge(-time.Second), "MaxAge"},
+		"C09 MaxAge so long that sums overflow":    {maxAge(math.MaxInt64), "MaxAge"},
 		"C09 ClockSkew so long that sums overflow": {func(c *dpop.Config) { c.ClockSkew = math.MaxInt64 / 2 }, "ClockSkew"},
 		"R175 Leeway of 61 s":                      {leeway(61 * time.Second), "Leeway"},
 		"Realm with CR and LF":                     {func(c *dpop.Config) { c.Realm = "x\r\nSet-Cookie: a" }, "Realm"},

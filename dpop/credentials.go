@@ -55,7 +55,7 @@ func hasQueryToken(uri string) bool {
 	}
 	for pair := range strings.SplitSeq(query, "&") {
 		name, _, _ := strings.Cut(pair, "=")
-		if decoded, err := url.QueryUnescape(name); err == nil && decoded == "access_token" {
+		if decoded, _ := url.QueryUnescape(name); decoded == "access_token" {
 			return true
 		}
 	}

@@ -22,8 +22,8 @@
 // # Refusals
 //
 // Verify returns an [*Error] that knows how to answer. The client is told one of a few codes and a fixed text. Which check
-// refused is the error's [Reason], and what was expected its detail; both are for the operator.
-// Nothing that the checks before the last refuse has changed anything: only an accepted proof is used up.
+// refused is the error's [Reason], and its Err says what was expected; both are for the operator. A refused request changes
+// nothing: only an accepted proof is used up, except where the store itself fails or is late.
 //
 // # What Verify does not check
 //

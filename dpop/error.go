@@ -38,7 +38,7 @@ var descriptions = map[Code]string{
 // A Reason names the check that refused a request. It is an error, a log field and a metric label in one, and stays on
 // the server: the client sees the [Code] only.
 //
-// A reason that ends in ".detail" is a finer form of the part before the dot: errors.Is(err, ErrTokenInvalid) holds for
+// A reason with a dot is a finer form of the part before it: errors.Is(err, ErrTokenInvalid) holds for
 // ErrTokenExpired, too. Resolvers may return finer reasons of their own.
 type Reason string
 
@@ -46,9 +46,9 @@ type Reason string
 const (
 	ErrNoCredentials          Reason = "no_credentials"          // no Authorization field
 	ErrUnsupportedScheme      Reason = "unsupported_scheme"      // a scheme that is neither DPoP nor Bearer
-	ErrMalformedAuthorization Reason = "malformed_authorization" // not one scheme and one token
+	ErrMalformedAuthorization Reason = "malformed_authorization" // not one scheme and one token, or a token in the query
 	ErrBearerNotAllowed       Reason = "bearer_not_allowed"      // the Bearer scheme, where only DPoP is taken
-	ErrProofUnderBearer       Reason = "proof_under_bearer"      // an unbound token under Bearer, and a proof
+	ErrProofUnderBearer       Reason = "proof_under_bearer"      // a token that is bound to no key, under Bearer, with a proof
 	ErrProofMissing           Reason = "proof_missing"           // no DPoP field
 	ErrProofMultiple          Reason = "proof_multiple"          // two DPoP fields, or two proofs in one
 	ErrProofMalformed         Reason = "proof_malformed"         // not a compact JWS with the members of a proof
@@ -63,7 +63,7 @@ const (
 	ErrNonceMissing           Reason = "nonce_missing"           // nonces are on and the proof has none
 	ErrNonceInvalid           Reason = "nonce_invalid"           // the nonce is not ours, or over
 	ErrNonceStale             Reason = "nonce_invalid.stale"     // it is from before the replay store lost its memory
-	ErrProofTooOld            Reason = "proof_too_old"           // iat, or exp, is past
+	ErrProofTooOld            Reason = "proof_too_old"           // iat, or exp, is past, or was so when the checks ended
 	ErrProofFromFuture        Reason = "proof_from_future"       // iat, or nbf, lies ahead
 	ErrProofSignature         Reason = "proof_signature"         // the signature is not by jwk
 	ErrTokenInvalid           Reason = "token_invalid"           // unknown, revoked, or refused by a finer reason
@@ -187,7 +187,7 @@ func refuse(reason Reason, format string, args ...any) *refusal {
 }
 
 // WriteError answers a request with a refusal: the status, a WWW-Authenticate field for each challenge, at most one
-// DPoP-Nonce, Retry-After, and a JSON body with the code and a fixed text. Nothing of what the client sent comes back,
+// DPoP-Nonce, Retry-After, and, if there is a code, a JSON body with it and a fixed text. Nothing of what the client sent comes back,
 // and the answer must not be cached. An err that is no [*Error] is answered with 500 and says nothing.
 func WriteError(w http.ResponseWriter, err error) {
 	var e *Error

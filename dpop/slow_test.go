@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/senderbound/senderbound/dpop"
+	"github.com/senderbound/senderbound/replay"
 )
 
 // A pod is a Verifier with a clock of its own, whose resolver takes its time.
@@ -93,6 +94,18 @@ func TestTimeRunsOutInTheStore(t *testing.T) {
 		})
 	})
 	wantReason(t, refusal(t, v, request(w.proof())), dpop.ErrProofTooOld)
+}
+
+// A store that blocks and then fails is the operator's trouble, and not said to be the client's.
+func TestASlowStoreThatFailsIsUnavailable(t *testing.T) {
+	w := newWorld(t)
+	v := w.newVerifier(func(c *dpop.Config) {
+		c.Replay = storeFunc(func() (bool, error) {
+			w.now = w.now.Add(2 * time.Minute)
+			return false, &replay.Unavailable{Err: context.DeadlineExceeded}
+		})
+	})
+	wantReason(t, refusal(t, v, request(w.proof())), dpop.ErrReplayUnavailable)
 }
 
 type storeFunc func() (bool, error)

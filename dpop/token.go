@@ -35,9 +35,10 @@ func (f TokenResolverFunc) ResolveToken(ctx context.Context, token string) (*Tok
 // A CachedResolver can say, without I/O, what it already knows of the token with a SHA-256, which ath needs anyway
 // (RFC 9449 §4.2). What it returns must be what ResolveToken would return at this moment.
 //
-// A resolver that wraps another has a method Unwrap() TokenResolver, so that NewVerifier finds the cache below it. What
-// such a cache knows then only lets Verify refuse earlier; the wrapping resolver decides. It must not embed the other: it
-// would have its Cached method as well, and its own ResolveToken would not be asked about what that knows.
+// Do not embed a CachedResolver in a resolver that refuses more: it would have its Cached method as well, and its own
+// ResolveToken would not be asked for tokens that are cached. Keep it in a field and have a method Unwrap() TokenResolver:
+// NewVerifier then finds the cache below, what that knows only lets Verify refuse earlier, and the wrapping resolver
+// decides.
 type CachedResolver interface {
 	TokenResolver
 	Cached(sum [32]byte) (*Token, bool)

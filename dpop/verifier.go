@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -93,7 +94,8 @@ func (v *Verifier) Verify(ctx context.Context, req Request) (*Result, error) {
 		r = refuse(ErrMalformedAuthorization, "the query has an access_token: tokens are taken in the Authorization field only")
 	case r != nil:
 	case req.URI == "":
-		r = refuse(ErrTargetUnknown, "the request is for none of the configured origins")
+		r = refuse(ErrTargetUnknown, "there is no target URI: the request is for none of the configured origins, or has several "+
+			"forwarded values, a fragment, or dot segments behind a path prefix")
 	case scheme == schemeBearer:
 		res, r = v.verifyBearer(ctx, &req, token)
 	default:
@@ -267,17 +269,9 @@ func (v *Verifier) use(ctx context.Context, p *proof, l life) *refusal {
 	first, err := v.cfg.Replay.FirstUse(ctx, replay.Key(p.JKT, string(p.jti)), l.made, expires)
 	// The resolver and the store may have taken their time. What another process has used is remembered for as long as
 	// proofs are accepted, and not for as long as we may take.
-	if now := v.cfg.Now(); now.After(l.expires) {
-		if v.cfg.Nonces != nil {
-			return &refusal{reason: ErrNonceInvalid, detail: errTooSlow, nonce: v.cfg.Nonces.Issue(p.JKT, now)}
-		}
-		return &refusal{reason: ErrProofTooOld, detail: errTooSlow}
-	}
-	if err == nil && first {
+	late := v.cfg.Now().After(l.expires)
+	if err == nil && first && !late {
 		return nil
-	}
-	if err == nil {
-		return &refusal{reason: ErrProofReplayed}
 	}
 	var retryAfter time.Duration
 	var unavailable *replay.Unavailable
@@ -286,6 +280,10 @@ func (v *Verifier) use(ctx context.Context, p *proof, l life) *refusal {
 		retryAfter = unavailable.RetryAfter
 	}
 	switch {
+	case late && !isUnavailable && !errors.Is(err, replay.ErrFull):
+		return v.tooLate(p, err)
+	case err == nil:
+		return &refusal{reason: ErrProofReplayed}
 	case errors.Is(err, replay.ErrFull):
 		return &refusal{reason: ErrReplayFull, detail: err, retryAfter: retryAfter}
 	case isUnavailable || !errors.Is(err, replay.ErrStale):
@@ -296,7 +294,17 @@ func (v *Verifier) use(ctx context.Context, p *proof, l life) *refusal {
 	return &refusal{reason: ErrProofStale, detail: err}
 }
 
-var errTooSlow = errors.New("its time ran out while the resolver or the replay store was asked")
+// tooLate refuses a proof whose time ran out while it was checked; err is what the store said by then, if anything.
+func (v *Verifier) tooLate(p *proof, err error) *refusal {
+	r := refuse(ErrProofTooOld, "its time ran out while the resolver or the replay store was asked")
+	if err != nil {
+		r.detail = fmt.Errorf("%w: %w", r.detail, err)
+	}
+	if v.cfg.Nonces != nil {
+		r.reason, r.nonce = ErrNonceInvalid, v.cfg.Nonces.Issue(p.JKT, v.cfg.Now())
+	}
+	return r
+}
 
 // ceilSecond rounds up: stores count in whole seconds, and may hold longer but never shorter.
 func ceilSecond(t time.Time) time.Time {

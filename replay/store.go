@@ -1,9 +1,10 @@
 // Package replay says what a memory of used DPoP proofs must do, so that a proof works once: for one process, for many
 // pods, and across a store's failures.
 //
-// The package holds the contract ([Store]), the key under which a proof is remembered ([Key]) and small adapters. The
-// stores live beside it: memstore for one process, others for several. A store written elsewhere needs no import of
-// this package, since only standard-library types appear in FirstUse; replay/storetest holds the law as a test.
+// The package holds the contract ([Store]), the key under which a proof is remembered ([Key]) and small adapters. Beside it
+// lives memstore, for one process; a store that several share is one method, or [SetNXFunc] around a client. A store
+// written elsewhere needs no import of this package unless it returns one of its errors, since only standard-library types
+// appear in FirstUse; replay/storetest holds the law as a test.
 //
 // A replay store knows nothing of DPoP: it sees fixed-length keys, never a token, a proof or a jti (RFC 9449 §11.1
 // permits to store a hash).

@@ -54,14 +54,15 @@ type Config struct {
 	// CacheEntries is how many verified tokens are remembered at most; the default is 10,000. One takes some 2 KB.
 	CacheEntries int
 
-	// CacheTTL is how long a verified token is remembered at most, and never past its exp; the default is 5 minutes.
+	// CacheTTL is how long a verified token is remembered at most, and never past its exp; the default is 5 minutes, the
+	// most 24 hours.
 	CacheTTL time.Duration
 
 	// NoCache makes every request verify its token's signature again.
 	NoCache bool
 
 	// RefreshInterval is how often the keys are fetched, and so how long a key that the issuer has withdrawn is still
-	// believed; the default is 5 minutes. While the issuer cannot be reached, its last good keys stay in use.
+	// believed; the default is 5 minutes, the most 24 hours. While the issuer cannot be reached, its last good keys stay in use.
 	RefreshInterval time.Duration
 
 	// MinRefreshInterval is the least time from one fetch to the next, whatever the requests ask for, and so how long a

@@ -16,7 +16,8 @@ import (
 )
 
 // A Resolver turns the JWT access tokens of one issuer into what they stand for. It is a [dpop.CachedResolver]. Its
-// methods may be called by any number of goroutines. Resolvers share nothing, so that no issuer's trouble is another's.
+// methods may be called by any number of goroutines. Resolvers share nothing, so that no issuer's trouble is another's. Do
+// not embed one in a resolver that refuses more; see dpop.CachedResolver.
 type Resolver struct {
 	cfg    Config
 	claims []string // the claims to read, in the order of the constants in token.go

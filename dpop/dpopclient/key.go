@@ -31,7 +31,7 @@ type Key struct {
 	header string // the first segment of every proof
 }
 
-// GenerateKey returns a new key on P-256, for ES256, which every server must be able to verify in practice.
+// GenerateKey returns a new key on P-256, for ES256, which nearly every server takes.
 func GenerateKey() (*Key, error) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -138,7 +138,7 @@ func (k *Key) Algorithm() string { return k.alg.String() }
 // PublicJWK returns the public key as a JWK.
 func (k *Key) PublicJWK() json.RawMessage { return append(json.RawMessage(nil), k.public...) }
 
-// PrivateJWK returns the private key as a JWK, to be kept as what it is. It is an error for a signer that does not give
+// PrivateJWK returns the private key, a secret, as a JWK. It is an error for a signer that does not give
 // its key away.
 func (k *Key) PrivateJWK() (json.RawMessage, error) {
 	signer := k.signer()

@@ -25,7 +25,7 @@ type Claims struct {
 	Nonce string
 }
 
-// Proof returns a new proof for one request: the value of its DPoP field. jti has 128 random bits, and iat is now
+// Proof returns a new proof for one request: the value of its DPoP field. jti has at least 128 random bits, and iat is now
 // (RFC 9449 §4.2). A proof must not be sent twice, not even for a request that is repeated.
 func (k *Key) Proof(c Claims) (string, error) {
 	if c.Method == "" {

@@ -84,7 +84,7 @@ func NewIssuer() *Issuer {
 // Close stops the issuer.
 func (i *Issuer) Close() { i.server.Close() }
 
-// Rotate makes the issuer sign with a new key from now on. It still serves the key before.
+// Rotate makes the issuer sign with a new key from now on. It still serves the key before that, and no older one.
 func (i *Issuer) Rotate() {
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 	i.mu.Lock()

@@ -236,7 +236,7 @@ func TestWrongFlags(t *testing.T) {
 		"no issuer":              {[]string{"-audience", "api"}, "-issuer is missing: give"},
 		"no audience":            {[]string{"-issuer", "https://id.example.com"}, "-audience is missing: give"},
 		"a word":                 {append(good, "memory"), `"memory" is no flag`},
-		"introspection":          {append(good, "-introspect", "https://id.example.com/introspect"), "-introspect is not built yet"},
+		"introspection":          {append(good, "-introspect", "https://id.example.com/introspect"), "-introspect and -client-id are not built yet"},
 		"nonces":                 {append(good, "-nonce"), "-nonce is not built yet"},
 		"shared store":           {append(good, "-replay", "redis://127.0.0.1"), "-replay takes only memory so far"},
 		"half of TLS":            {append(good, "-tls-cert", "cert.pem"), "-tls-cert and -tls-key go together"},
@@ -248,6 +248,7 @@ func TestWrongFlags(t *testing.T) {
 		"proxy without a length": {append(good, "-trusted-proxies", "10.0.0.1"), `-trusted-proxies has "10.0.0.1": give address ranges`},
 		"issuer over plain http": {[]string{"-listen", "127.0.0.1:0", "-issuer", "http://id.example.com", "-audience", "api"}, "https"},
 		"origin with a path":     {append(good, "-origin", "https://api.example.com/v1"), `Origins has "https://api.example.com/v1"`},
+		"origin without scheme":  {append(good, "-origin", "api.example.com"), `-origin has "api.example.com": give scheme and host`},
 		"any address, no origin": {append(good, "-listen", ":0"), "-origin is missing"},
 		"no such address":        {append(good, "-listen", "127.0.0.1:x"), "-listen: "},
 	} {

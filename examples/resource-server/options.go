@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -46,10 +47,10 @@ func parseOptions(args []string, output io.Writer) (options, error) {
 	f.StringVar(&o.issuer, "issuer", "", "`URL` of the issuer whose tokens are taken")
 	f.StringVar(&o.audience, "audience", "", "what the tokens must be meant for")
 	f.StringVar(&o.jwks, "jwks", "", "`URL` of the issuer's keys, where discovery is not to be used")
-	f.StringVar(&o.introspect, "introspect", "", "introspection endpoint `URL`, instead of local JWT validation")
-	f.StringVar(&o.clientID, "client-id", "", "client id for -introspect (secret: environment CLIENT_SECRET)")
+	f.StringVar(&o.introspect, "introspect", "", "not built yet: introspection endpoint `URL`, instead of local JWT validation")
+	f.StringVar(&o.clientID, "client-id", "", "not built yet: client id for -introspect (secret: environment CLIENT_SECRET)")
 	f.StringVar(&o.replay, "replay", "memory", "where used proofs are remembered: memory")
-	f.BoolVar(&o.nonce, "nonce", false, "require server nonces (secret: environment NONCE_SECRET)")
+	f.BoolVar(&o.nonce, "nonce", false, "not built yet: require server nonces (secret: environment NONCE_SECRET)")
 	f.BoolVar(&o.keycloak, "keycloak", false, "take tokens as Keycloak makes them")
 	f.BoolVar(&o.allowBearer, "allow-bearer", false, "also admit tokens that are bound to no key, under Bearer")
 	f.Var(&o.algs, "algs", "algorithms of proofs, such as ES256,PS256")
@@ -74,7 +75,7 @@ func parseOptions(args []string, output io.Writer) (options, error) {
 func (o *options) check() error {
 	switch {
 	case o.introspect != "" || o.clientID != "":
-		return errors.New("-introspect is not built yet: leave it and -client-id out; tokens are validated as JWTs")
+		return errors.New("-introspect and -client-id are not built yet: leave them out; tokens are validated as JWTs")
 	case o.nonce:
 		return errors.New("-nonce is not built yet: leave it out")
 	case o.replay != "memory":
@@ -87,6 +88,11 @@ func (o *options) check() error {
 		return errors.New("-tls-cert and -tls-key go together: give both or none")
 	case o.maxAge < 0 || o.leeway < 0 || o.clockSkew < 0:
 		return errors.New("-max-age, -leeway and -clock-skew are not negative: give durations such as 60s")
+	}
+	for _, s := range o.origins {
+		if u, err := url.Parse(s); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			return fmt.Errorf("-origin has %q: give scheme and host, such as https://api.example.com", s)
+		}
 	}
 	return nil
 }

@@ -19,7 +19,8 @@ type Config struct {
 	// selects; a request for none of them is refused.
 	Origins []string
 
-	// PathPrefix is the beginning of the path that a proxy strips before the request arrives here, such as /v1.
+	// PathPrefix is the beginning of the path that a proxy strips before the request arrives here, such as /v1. With one,
+	// a path with dot segments is refused.
 	PathPrefix string
 
 	// TrustedProxies are the addresses of proxies whose forwarding fields, of the one family that Forwarded names, are

@@ -97,6 +97,8 @@ func TestTargetURI(t *testing.T) {
 		"B10 the other family":           {behind(dpophttp.XForwarded, several), "/", "api.example.com", proxy, header("Forwarded", "host=api.example.org"), "https://api.example.com/"},
 		"B10 Forwarded":                  {behind(dpophttp.Forwarded, several), "/", "x", proxy, header("Forwarded", `for=203.0.113.9; Host="api.example.org";proto=https`), "https://api.example.org/"},
 		"B10 Forwarded, an empty pair":   {behind(dpophttp.Forwarded, several), "/", "x", proxy, header("Forwarded", "host=api.example.org;"), "https://api.example.org/"},
+		"B10 Forwarded, quoted text":     {behind(dpophttp.Forwarded, several), "/", "x", proxy, header("Forwarded", `for="a;host=api.example.org;b=c"`), ""},
+		"B10 Forwarded, spaces":          {behind(dpophttp.Forwarded, several), "/", "api.example.com", proxy, header("Forwarded", "host = api.example.org"), ""},
 		"B10 Forwarded list":             {behind(dpophttp.Forwarded, several), "/", "x", proxy, header("Forwarded", "host=api.example.org, host=api.example.com"), ""},
 		"B10 Forwarded, host twice":      {behind(dpophttp.Forwarded, several), "/", "x", proxy, header("Forwarded", "host=api.example.org;host=api.example.com"), ""},
 		"B10 proxy over IPv6-mapped IP4": {behind(dpophttp.XForwarded, several), "/", "x", "[::ffff:192.0.2.1]:1", header("X-Forwarded-Host", "api.example.org"), "https://api.example.org/"},
@@ -211,15 +213,16 @@ func TestConfigErrors(t *testing.T) {
 		}
 	}
 	for want, cfg := range map[string]dpophttp.Config{
-		"Origins is empty":             {},
-		"set Forwarded, too":           {Origins: []string{"https://h"}, TrustedProxies: []netip.Prefix{netip.MustParsePrefix("::/0")}},
-		"set TrustedProxies,":          {Origins: []string{"https://h"}, Forwarded: dpophttp.XForwarded},
-		`PathPrefix is "/v1?x"`:        {Origins: []string{"https://h"}, PathPrefix: "/v1?x"},
-		`PathPrefix is "/a/../b"`:      {Origins: []string{"https://h"}, PathPrefix: "/a/../b"},
-		`PathPrefix is "/%zz"`:         {Origins: []string{"https://h"}, PathPrefix: "/%zz"},
-		`PathPrefix is "/ü"`:           {Origins: []string{"https://h"}, PathPrefix: "/ü"},
-		`Origins has "https://ü"`:      {Origins: []string{"https://ü"}},
-		`Origins has "https://h:0443"`: {Origins: []string{"https://h:0443"}},
+		"Origins is empty":              {},
+		"set Forwarded, too":            {Origins: []string{"https://h"}, TrustedProxies: []netip.Prefix{netip.MustParsePrefix("::/0")}},
+		"set TrustedProxies,":           {Origins: []string{"https://h"}, Forwarded: dpophttp.XForwarded},
+		`PathPrefix is "/v1?x"`:         {Origins: []string{"https://h"}, PathPrefix: "/v1?x"},
+		`PathPrefix is "/a/../b"`:       {Origins: []string{"https://h"}, PathPrefix: "/a/../b"},
+		`PathPrefix is "/%zz"`:          {Origins: []string{"https://h"}, PathPrefix: "/%zz"},
+		`PathPrefix is "/ü"`:            {Origins: []string{"https://h"}, PathPrefix: "/ü"},
+		`Origins has "https://ü"`:       {Origins: []string{"https://ü"}},
+		`Origins has "https://h:99999"`: {Origins: []string{"https://h:99999"}},
+		`Origins has "https://h:0443"`:  {Origins: []string{"https://h:0443"}},
 	} {
 		if _, err := dpophttp.New(&recorder{}, cfg); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error is %v, want one that says %q", err, want)

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -77,6 +78,9 @@ func newTargets(cfg Config) (*targets, error) {
 func parseOrigin(s string) (origin, bool) {
 	u, err := url.Parse(s)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || s != u.Scheme+"://"+u.Host || !authority.MatchString(u.Host) {
+		return origin{}, false
+	}
+	if _, err := strconv.ParseUint(u.Port(), 10, 16); err != nil && u.Port() != "" {
 		return origin{}, false
 	}
 	return origin{u.Scheme, canonicalHost(u.Scheme, u.Host)}, true
@@ -228,11 +232,12 @@ func forwardedParams(lines []string) (map[string]string, bool) {
 		}
 		name, value, ok := strings.Cut(strings.TrimSpace(pair), "=")
 		name = strings.ToLower(name)
-		if _, twice := params[name]; !ok || twice {
-			return nil, false
-		}
 		if n := len(value); n >= 2 && value[0] == '"' && value[n-1] == '"' {
 			value = value[1 : n-1]
+		}
+		// What is left of quotes shows that a quoted value was cut at a semicolon in it.
+		if _, twice := params[name]; !ok || twice || name == "" || strings.ContainsAny(name+value, " \t\"\\") {
+			return nil, false
 		}
 		params[name] = value
 	}

@@ -16,8 +16,9 @@
 // collector's headroom (GOGC) comes on top, as for all memory of the process; in a process that does nothing else it
 // was a third more. Memory grows with use, and what was once used stays reserved.
 //
-// A key is held for Window and up to four seconds, and while memory still grows up to about twice as long. A process that admits r proofs a second therefore holds about
-// r·(Window + 3 s) keys, and the defaults suffice for about 8,000 proofs a second, 800 of them with one client key.
+// Once its memory has stopped growing, the store holds a key for Window and three to four seconds; before that, up to about
+// twice as long. A process that admits r proofs a second therefore comes to hold about r·(Window + 3 s) keys, and the
+// defaults suffice for about 8,000 proofs a second, 800 of them with one client key.
 //
 // # Clocks
 //
@@ -61,7 +62,7 @@ type Config struct {
 	// with many keys counts as many clients: who may obtain tokens for how many keys is the issuer's decision.
 	MaxPerClient int
 
-	// Window is how far in the future expires may lie; default 2 minutes. A verifier needs its MaxAge, Leeway, twice its
+	// Window is how far in the future expires may lie, at most 24 h; default 2 minutes. A verifier needs its MaxAge, Leeway, twice its
 	// ClockSkew and a second of rounding, 81 s by default, and refuses to be made with a store whose Window is shorter.
 	Window time.Duration
 
