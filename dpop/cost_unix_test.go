@@ -3,7 +3,6 @@
 package dpop_test
 
 import (
-	"runtime"
 	"slices"
 	"syscall"
 	"testing"
@@ -26,7 +25,6 @@ const roundSize = 100
 // other, so that a busy machine slows both alike.
 func ratio(b *bench, floor func()) float64 {
 	b.prepare(roundSize)
-	runtime.GC() // what making the proofs left behind is not for the rounds to clean up
 	start := cpuTime(b.tb)
 	for range roundSize {
 		floor()
