@@ -255,13 +255,8 @@ func withoutPort(authority string) string {
 	return authority
 }
 
-// quote returns what a client sent as it may stand in a log: quoted, cut, and without a query.
-func quote(s string) string {
-	if i := strings.IndexAny(s, "?#"); i >= 0 {
-		s = s[:i]
-	}
-	return cut(s, 200)
-}
+// quote returns what a client sent as it may stand in a log: quoted and cut. A normal form has no query.
+func quote(s string) string { return cut(s, 200) }
 
 // short is quote for what should be a word.
 func short(s string) string { return cut(s, 16) }

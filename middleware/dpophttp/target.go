@@ -133,8 +133,8 @@ func rawPath(r *http.Request) (string, bool) {
 	for _, scheme := range [...]string{"http://", "https://"} {
 		if len(path) >= len(scheme) && strings.EqualFold(path[:len(scheme)], scheme) {
 			rest := path[len(scheme):]
-			authority, _, _ := strings.Cut(rest, "/")
-			return rest[len(authority):], true
+			host, _, _ := strings.Cut(rest, "/")
+			return rest[len(host):], true
 		}
 	}
 	return "", false
