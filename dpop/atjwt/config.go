@@ -4,13 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/senderbound/senderbound/internal/issuer"
 	"github.com/senderbound/senderbound/internal/jose"
 )
 
@@ -122,7 +121,7 @@ func (c Config) withDefaults() (Config, error) {
 	var errs []error
 	wrong := func(format string, args ...any) { errs = append(errs, fmt.Errorf("atjwt: Config."+format, args...)) }
 
-	if err := checkURL(c.Issuer, c.InsecureHTTP); err != nil {
+	if err := issuer.CheckURL(c.Issuer, c.InsecureHTTP); err != nil {
 		wrong("Issuer %w: set the issuer's identifier, such as https://id.example.com", err)
 	} else if strings.ContainsAny(c.Issuer, "?#") {
 		wrong("Issuer is %q: an issuer's identifier has neither query nor fragment", c.Issuer)
@@ -131,7 +130,7 @@ func (c Config) withDefaults() (Config, error) {
 		wrong(`Audience is empty: set the name by which the issuer knows this resource, which its tokens have in "aud"`)
 	}
 	if c.JWKSURI != "" {
-		if err := checkURL(c.JWKSURI, c.InsecureHTTP); err != nil {
+		if err := issuer.CheckURL(c.JWKSURI, c.InsecureHTTP); err != nil {
 			wrong("JWKSURI %w: set the URL of the issuer's keys, or leave it empty for discovery", err)
 		}
 	}
@@ -206,31 +205,6 @@ func (c *Config) checkNumbers(wrong func(format string, args ...any)) {
 	} else if c.CacheEntries == 0 {
 		c.CacheEntries = DefaultCacheEntries
 	}
-}
-
-// checkURL returns an error unless raw is the absolute https URL of a host. Plain http is for loopback addresses, or for
-// all if insecure is set: who can change the keys on their way can make tokens.
-func checkURL(raw string, insecure bool) error {
-	u, err := url.Parse(raw)
-	switch {
-	case raw == "":
-		return errors.New("is empty")
-	case err != nil: // raw is not shown: a password could be in it
-		return errors.New("is not a URL")
-	case u.Hostname() == "" || u.Opaque != "":
-		return fmt.Errorf("is %.100q, not an absolute URL", raw)
-	case u.User != nil:
-		return errors.New("has a user name in it, which would end up in logs")
-	case u.Scheme == "https", u.Scheme == "http" && (insecure || isLoopback(u.Hostname())):
-		return nil
-	case u.Scheme == "http":
-		return fmt.Errorf("is %.100q, which is neither https nor a loopback address (InsecureHTTP permits it)", raw)
-	}
-	return fmt.Errorf("is %.100q, not an https URL", raw)
-}
-
-func isLoopback(host string) bool {
-	return strings.EqualFold(host, "localhost") || net.ParseIP(host).IsLoopback()
 }
 
 // mediaType returns a header typ in the form in which two of them are compared (RFC 7515 §4.1.9).

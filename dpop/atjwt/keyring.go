@@ -4,23 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net/http"
-	"net/url"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/senderbound/senderbound/dpop"
-	"github.com/senderbound/senderbound/internal/jose"
+	"github.com/senderbound/senderbound/internal/issuer"
 )
 
 const (
 	fetchTimeout = 5 * time.Second // of one fetch, metadata included
-	maxBody      = 512 << 10       // of one answer, in bytes
-	maxRedirects = 3
 	maxWaiting   = 256             // requests that wait for one fetch
 	maxPatience  = 5 * time.Second // how long a request waits for a fetch that may not begin yet
 )
@@ -29,7 +23,7 @@ const (
 // what it found without a lock. Only a request with a key that is not known takes mu, and may ask for an early fetch.
 type keyring struct {
 	cfg     *Config
-	client  *http.Client
+	reader  *issuer.Reader
 	current atomic.Pointer[keySet] // nil until a fetch has succeeded; the last good set ever after
 	asked   chan struct{}          // holds a value if an early fetch is wanted
 
@@ -46,11 +40,9 @@ type keyring struct {
 }
 
 func newKeyring(cfg *Config) *keyring {
-	client := *cfg.HTTPClient
-	client.CheckRedirect = sameOrigin(cfg.HTTPClient.CheckRedirect)
 	return &keyring{
 		cfg:    cfg,
-		client: &client,
+		reader: issuer.NewReader(cfg.HTTPClient, cfg.InsecureHTTP),
 		asked:  make(chan struct{}, 1),
 		done:   make(chan struct{}),
 	}
@@ -242,108 +234,13 @@ func (k *keyring) fetch(ctx context.Context, scheduled bool) (set *keySet, err e
 	if k.cfg.JWKSURI != "" {
 		k.jwksURI = k.cfg.JWKSURI
 	} else if scheduled || k.jwksURI == "" {
-		if k.jwksURI, err = k.discover(ctx); err != nil {
+		if k.jwksURI, err = k.reader.Discover(ctx, k.cfg.Issuer, "jwks_uri"); err != nil {
 			return nil, err
 		}
 	}
-	body, err := k.get(ctx, k.jwksURI)
+	body, err := k.reader.Get(ctx, k.jwksURI)
 	if err != nil {
 		return nil, err
 	}
 	return parseKeySet(body, k.cfg.Algorithms)
-}
-
-// discover returns the jwks_uri of the issuer's metadata: those of RFC 8414 or, if there are none, of OpenID Connect
-// Discovery. Any status from 400 to 499 says that there are none: a proxy that publishes only the issuer's own path may
-// answer 403 just as well.
-func (k *keyring) discover(ctx context.Context) (string, error) {
-	oauth, openID := metadataURLs(k.cfg.Issuer)
-	body, err := k.get(ctx, oauth)
-	if status := (statusError{}); errors.As(err, &status) && status.code >= 400 && status.code <= 499 {
-		body, err = k.get(ctx, openID)
-	}
-	if err != nil {
-		return "", err
-	}
-	return k.readMetadata(body)
-}
-
-// metadataURLs returns where an issuer's metadata may be: RFC 8414 §3.1 puts the well-known part before the path of the
-// issuer, OpenID Connect Discovery 1.0 §4 after it.
-func metadataURLs(issuer string) (oauth, openID string) {
-	u, _ := url.Parse(issuer) // withDefaults has parsed it
-	path := strings.TrimRight(u.EscapedPath(), "/")
-	origin := u.Scheme + "://" + u.Host
-	return origin + "/.well-known/oauth-authorization-server" + path, origin + path + "/.well-known/openid-configuration"
-}
-
-func (k *keyring) readMetadata(body []byte) (jwksURI string, err error) {
-	var m [2][]byte
-	if err := jose.Scan(body, []string{"issuer", "jwks_uri"}, m[:]); err != nil {
-		return "", fmt.Errorf("the issuer's metadata %w", err)
-	}
-	issuer, err := jose.Text(m[0])
-	if err != nil || string(issuer) != k.cfg.Issuer {
-		// RFC 8414 §3.3: metadata of another issuer must not be used.
-		return "", fmt.Errorf("the metadata are those of %s; Config.Issuer must be spelled exactly as the issuer does", quote(string(issuer)))
-	}
-	text, err := jose.Text(m[1])
-	if err != nil {
-		return "", errors.New("the issuer's metadata have no jwks_uri; set Config.JWKSURI")
-	}
-	if err := checkURL(string(text), k.cfg.InsecureHTTP); err != nil {
-		return "", fmt.Errorf("the jwks_uri of the issuer's metadata %w", err)
-	}
-	return string(text), nil
-}
-
-// A statusError is an answer that is not 200.
-type statusError struct {
-	url  string
-	code int
-}
-
-func (e statusError) Error() string { return fmt.Sprintf("%s answered %d", e.url, e.code) }
-
-// get returns the body of the document at target.
-func (k *keyring) get(ctx context.Context, target string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Accept", "application/json, application/jwk-set+json")
-	res, err := k.client.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		return nil, statusError{target, res.StatusCode}
-	}
-	body, err := io.ReadAll(io.LimitReader(res.Body, maxBody+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", target, err)
-	}
-	if len(body) > maxBody {
-		return nil, fmt.Errorf("%s answered with more than %d bytes", target, maxBody)
-	}
-	return body, nil
-}
-
-// sameOrigin follows a redirect only where it stays with the server that was asked: keys from elsewhere are not the
-// issuer's, and whoever can make it redirect should not choose whom we call.
-func sameOrigin(then func(*http.Request, []*http.Request) error) func(*http.Request, []*http.Request) error {
-	return func(req *http.Request, via []*http.Request) error {
-		first := via[0].URL
-		if req.URL.Scheme != first.Scheme || !strings.EqualFold(req.URL.Host, first.Host) {
-			return fmt.Errorf("it redirects to another origin, %s://%s", req.URL.Scheme, req.URL.Host)
-		}
-		if len(via) > maxRedirects {
-			return fmt.Errorf("it redirects more than %d times", maxRedirects)
-		}
-		if then != nil {
-			return then(req, via)
-		}
-		return nil
-	}
 }

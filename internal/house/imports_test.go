@@ -24,13 +24,19 @@ var mayImport = map[string][]string{
 	"internal/jose":           {},
 	"internal/house":          {},
 	"internal/house/deletion": {},
-	"dpop":                    {module + "replay", module + "jkt", module + "internal/jose"},
-	"dpop/atjwt":              {module + "dpop", module + "jkt", module + "internal/jose", "github.com/lestrrat-go/jwx/v2/"},
+	"internal/issuer":         {module + "internal/jose"},
+	"internal/tokencache":     {},
+	"dpop":                    {module + "replay", module + "jkt", module + "internal/jose", module + "internal/tokencache"},
+	"dpop/atjwt":              {module + "dpop", module + "jkt", module + "internal/issuer", module + "internal/jose", module + "internal/tokencache", "github.com/lestrrat-go/jwx/v2/"},
 	"dpop/dpopclient":         {module + "jkt", "github.com/lestrrat-go/jwx/v2/"},
 	"dpop/dpoptest":           {module + "dpop", module + "dpop/dpopclient", module + "jkt", "github.com/lestrrat-go/jwx/v2/"},
+	"dpop/nonce":              {},
+	"introspect":              {module + "dpop", module + "dpop/dpopclient", module + "internal/issuer", module + "internal/jose", module + "internal/tokencache", "github.com/lestrrat-go/jwx/v2/"},
 	"middleware/dpophttp":     {module + "dpop"},
+	"middleware/metadata":     {module + "dpop", module + "internal/issuer"},
 	"replay/memstore":         {module + "replay", "github.com/allegro/bigcache/v3"},
 	"replay/storetest":        {module + "replay"},
+	"replay/tieredstore":      {module + "replay"},
 }
 
 func TestImports(t *testing.T) {
