@@ -23,8 +23,8 @@ type Config struct {
 	// its own, each of them accepts a stolen proof once more.
 	Replay replay.Store
 
-	// Nonces, if set, makes every proof carry a nonce of ours, which then bounds the proof's life instead of iat
-	// (RFC 9449 §9). With nil, a nonce in a proof is ignored.
+	// Nonces, if set, such as nonce.New returns, makes every proof carry a nonce of ours, which then bounds the proof's life
+	// instead of iat (RFC 9449 §9). With nil, a nonce in a proof is ignored.
 	Nonces NonceSource
 
 	// Algorithms are those a proof may be signed with, in the order in which challenges name them. The default is ES256,
@@ -44,7 +44,11 @@ type Config struct {
 	// remembered 2·ClockSkew longer than one process accepts them. 0 means the default, 5 s: there is no zero. At most 24 h.
 	ClockSkew time.Duration
 
-	// AllowBearer, while it returns true, admits unbound tokens under the Bearer scheme, too. It is read per request. A token that is bound to a key is never admitted under Bearer. nil means never.
+	// AllowBearer, while it returns true, admits unbound tokens under the Bearer scheme, too. A token that is bound to a key
+	// is never admitted under Bearer. nil means never.
+	//
+	// It is asked during requests, up to twice in each, so it must not block, and may be called by any number of goroutines.
+	// A source that cannot tell returns false; a panic ends the request as one in a handler does.
 	AllowBearer func() bool
 
 	// Realm is the realm of challenges (RFC 9110 §11.5), if any: printable ASCII.
@@ -68,8 +72,11 @@ type NonceSource interface {
 	Issue(jkt string, now time.Time) string
 
 	// Check reports whether nonce is one that Issue returned, for this client where nonces are bound to clients, and
-	// not over. made and expires bound the life of a proof that carries it; where the store has a window, expires must
-	// lie within it, with 2·ClockSkew and a second to spare. next, if not "", is a newer nonce for the client.
+	// not over. made and expires bound the life of a proof that carries it. next, if not "", is a newer nonce for the client.
+	//
+	// A NonceSource with a method MaxLife() time.Duration, as package nonce has, says the longest time from when it reports a
+	// nonce to be good to expires, and [Config.Window] counts with that. Of another one Window knows nothing: the window of
+	// the store must be at least that time, 2·ClockSkew and a second.
 	Check(nonce, jkt string, now time.Time) (made, expires time.Time, next string, ok bool)
 }
 
@@ -119,9 +126,19 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Leeway > maxLeeway {
 		wrong("Leeway is %v: set at most %v, since a proof made ahead of time is one that can be kept for later", c.Leeway, maxLeeway)
 	}
+	if life, ok := c.nonceLife(); ok && (life <= 0 || life > maxDuration) {
+		wrong("Nonces has a MaxLife of %v: set a source such as nonce.New returns, or one of at most %v", life, maxDuration)
+	}
 	if w, ok := c.Replay.(replay.Windower); ok && w.MaxWindow() < c.Window() {
 		wrong("Replay remembers proofs for %v: make its window at least %v, which is MaxAge + Leeway + 2·ClockSkew, "+
-			"rounded up", w.MaxWindow(), c.Window())
+			"rounded up; with nonces, their life takes the place of the first two", w.MaxWindow(), c.Window())
+	}
+	if f, ok := c.Replay.(replay.Floorer); ok {
+		leeway, clockSkew, ok := f.Allowance()
+		if ok && (leeway < c.Leeway || clockSkew < c.ClockSkew) {
+			wrong("Replay reckons with a Leeway of %v and a ClockSkew of %v: set its own to at least %v and %v, "+
+				"or proofs could be used again after it has lost its memory", leeway, clockSkew, c.Leeway, c.ClockSkew)
+		}
 	}
 	if !isQuotable(c.Realm) {
 		wrong("Realm is %q: use printable ASCII characters", c.Realm)
@@ -139,9 +156,22 @@ func (c Config) withDefaults() (Config, error) {
 
 // Window returns the longest time for which a proof must be remembered: from its acceptance, as early as Leeway before its
 // iat, until no process accepts it any more. That is MaxAge + Leeway + 2·ClockSkew, with their defaults, and a second
-// for rounding up. With Nonces, a nonce's life takes the place of the first two; Window does not know it.
+// for rounding up. With Nonces that say how long they live (MaxLife), that takes the place of the first two.
 func (c Config) Window() time.Duration {
-	return cmp.Or(c.MaxAge, DefaultMaxAge) + cmp.Or(c.Leeway, DefaultLeeway) + 2*cmp.Or(c.ClockSkew, DefaultClockSkew) + time.Second
+	life := cmp.Or(c.MaxAge, DefaultMaxAge) + cmp.Or(c.Leeway, DefaultLeeway)
+	if n, ok := c.nonceLife(); ok {
+		life = n
+	}
+	return life + 2*cmp.Or(c.ClockSkew, DefaultClockSkew) + time.Second
+}
+
+// nonceLife returns how long nonces live at most, if they are on and say so.
+func (c Config) nonceLife() (time.Duration, bool) {
+	n, ok := c.Nonces.(interface{ MaxLife() time.Duration })
+	if !ok {
+		return 0, false
+	}
+	return n.MaxLife(), true
 }
 
 // isQuotable reports whether s can stand in a quoted-string of a header field (RFC 9110 §5.6.4).

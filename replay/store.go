@@ -36,7 +36,8 @@ import (
 // so is one further away than the store can remember.
 //
 // made is when the proof was made, by the client's clock or by the nonce it carries. A store that may have lost its
-// memory since then returns ErrStale, because the proof may have been used before the loss.
+// memory since then returns ErrStale, because the proof may have been used before the loss, or, while a new proof would be
+// refused as well, an *Unavailable. A [Floor] decides that.
 //
 // FirstUse may be called by any number of goroutines.
 type Store interface {
@@ -47,6 +48,14 @@ type Store interface {
 // it can remember. dpop.NewVerifier compares and refuses a store whose window is too short; a wrapper of stores
 // forwards MaxWindow.
 type Windower interface{ MaxWindow() time.Duration }
+
+// A Floorer is a [Store] that may refuse proofs by when they were made, because it may have lost its memory since then.
+// Allowance returns the Leeway and the ClockSkew that it reckons with (see [Floor]), and false if it never refuses so.
+// dpop.NewVerifier compares and refuses a store whose allowance is smaller than its own; a wrapper of stores forwards
+// Allowance.
+type Floorer interface {
+	Allowance() (leeway, clockSkew time.Duration, ok bool)
+}
 
 var (
 	// ErrStale says that the store may have lost its memory since the proof was made and that a new proof will do.
@@ -127,10 +136,29 @@ func Client(key string) string { return key[:min(len(key), clientLen)] }
 // Namespace returns a view of s in which keys do not meet those of any other name: where two places that share a store,
 // such as a gateway and the service behind it, each check the same proof. Keys keep their length and their client part,
 // so a quota per client counts across namespaces.
+//
+// The view is a [Windower], a [Floorer] and a [Statser] as s is. Its Stats are those of s, of all names together.
 func Namespace(s Store, name string) Store {
 	n := namespace{s, sha256.Sum256([]byte(name))}
-	if w, ok := s.(Windower); ok {
-		return windowed{n, w}
+	w, isWindower := s.(Windower)
+	c, isStatser := s.(Statser)
+	switch { // a view must not claim what its store does not have
+	case isWindower && isStatser:
+		return struct {
+			namespace
+			Windower
+			Statser
+		}{n, w, c}
+	case isWindower:
+		return struct {
+			namespace
+			Windower
+		}{n, w}
+	case isStatser:
+		return struct {
+			namespace
+			Statser
+		}{n, c}
 	}
 	return n
 }
@@ -140,14 +168,16 @@ type namespace struct {
 	name  [sha256.Size]byte
 }
 
+// Allowance implements [Floorer]: false for a store that is none.
+func (n namespace) Allowance() (leeway, clockSkew time.Duration, ok bool) {
+	if f, isFloorer := n.store.(Floorer); isFloorer {
+		return f.Allowance()
+	}
+	return 0, 0, false
+}
+
 func (n namespace) FirstUse(ctx context.Context, key string, made, expires time.Time) (bool, error) {
 	client := Client(key)
 	sum := sha256.Sum256(append(n.name[:], key...))
 	return n.store.FirstUse(ctx, client+base64.RawURLEncoding.EncodeToString(sum[:hashLen]), made, expires)
-}
-
-// windowed keeps a wrapper from claiming a window that its store does not have.
-type windowed struct {
-	Store
-	Windower
 }

@@ -123,16 +123,63 @@ func TestNamespacePassesOn(t *testing.T) {
 	}
 }
 
-// TestNamespaceWindow: a view has a window if and only if its store has one, or a verifier would be told wrong.
-func TestNamespaceWindow(t *testing.T) {
+// TestNamespaceClaims: a view of a view has a window, an allowance and counters if and only if its store has them, or a
+// verifier would be told wrong.
+func TestNamespaceClaims(t *testing.T) {
 	plain := storeFunc(func(call) (bool, error) { return true, nil })
-	if _, ok := replay.Namespace(plain, "a").(replay.Windower); ok {
-		t.Error("a view claims a window that its store does not have")
+	w, f, s := window{plain, 3 * time.Minute}, newFloor(t), statser{7}
+	for name, store := range map[string]replay.Store{
+		"nothing":  plain,
+		"a window": w,
+		"a floor": struct {
+			replay.Store
+			*replay.Floor
+		}{plain, f},
+		"counters": struct {
+			replay.Store
+			statser
+		}{plain, s},
+		"a window, a floor": struct {
+			window
+			*replay.Floor
+		}{w, f},
+		"a window, counters": struct {
+			window
+			statser
+		}{w, s},
+		"a floor, counters": struct {
+			replay.Store
+			*replay.Floor
+			statser
+		}{plain, f, s},
+		"all three": struct {
+			window
+			*replay.Floor
+			statser
+		}{w, f, s},
+	} {
+		view := replay.Namespace(replay.Namespace(store, "a"), "b")
+		if got, want := claims(view), claims(store); got != want {
+			t.Errorf("a view of a store with %s claims %s, want %s", name, got, want)
+		}
 	}
-	view := replay.Namespace(replay.Namespace(window{plain, 3 * time.Minute}, "a"), "b")
-	if w, ok := view.(replay.Windower); !ok || w.MaxWindow() != 3*time.Minute {
-		t.Errorf("a view of a view of a store with a window of 3m is %#v: the window is lost", view)
+}
+
+// claims writes what a store says of itself.
+func claims(s replay.Store) string {
+	var said string
+	if w, ok := s.(replay.Windower); ok {
+		said += fmt.Sprintf(" window %v", w.MaxWindow())
 	}
+	if f, ok := s.(replay.Floorer); ok {
+		if leeway, clockSkew, ok := f.Allowance(); ok {
+			said += fmt.Sprintf(" allowance %v %v", leeway, clockSkew)
+		}
+	}
+	if c, ok := s.(replay.Statser); ok {
+		said += fmt.Sprintf(" stats %+v", c.Stats())
+	}
+	return "[" + said + " ]"
 }
 
 func TestNamespaceLaw(t *testing.T) {
@@ -292,6 +339,10 @@ type window struct {
 }
 
 func (w window) MaxWindow() time.Duration { return w.max }
+
+type statser struct{ full int64 }
+
+func (s statser) Stats() replay.Stats { return replay.Stats{Full: s.full} }
 
 func requireAnswer(t *testing.T, want bool, store replay.Store, key string, expires time.Time) {
 	t.Helper()

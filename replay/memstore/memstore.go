@@ -7,8 +7,20 @@
 // When there is no room, new keys are refused with replay.ErrFull and the old ones stay used.
 //
 // What it cannot do: it shares nothing with other processes, so behind a load balancer a proof passes once in each of
-// them, and it starts empty, so a proof that was used shortly before a restart passes once more. Where that matters, use
-// a store outside the process.
+// them. Where that matters, use a store outside the process.
+//
+// # Restarts
+//
+// A new store is empty, so a proof that was used shortly before a restart passes once more. With Config.BootFloor it does
+// not: the store refuses what was made, by the client's clock, up to Leeway + 2·ClockSkew after New, 20 s by default.
+// That is nearly every proof for so long and up to a second, with a *replay.Unavailable that says how long; afterwards
+// the few old ones, with replay.ErrStale. See replay.Floor.
+//
+// Set it where that price is lower than that of a request which is made twice: an API that moves money, with one process
+// that seldom starts. It is off by default because a first start, which has lost nothing, would pay, too. It holds if the
+// process before has answered its last request when New is called, so not while two run side by side during a release,
+// and if the clock is within ClockSkew of true time by then. A process that is put back to an earlier snapshot forgets
+// without noticing.
 //
 // # Memory
 //
@@ -66,7 +78,15 @@ type Config struct {
 	// ClockSkew and a second of rounding, 81 s by default, and refuses to be made with a store whose Window is shorter.
 	Window time.Duration
 
-	// Now tells the time by which expires is judged; default time.Now.
+	// BootFloor makes the store refuse proofs that may have been used before it was made, so that a restart lets none
+	// pass again. For about 20 s after New nearly every proof is refused; see Restarts in the package documentation.
+	BootFloor bool
+
+	// Leeway and ClockSkew are what BootFloor reckons with: at least the Verifier's, which refuses to be made with a
+	// store whose own are smaller. 0 means 10 s and 5 s, the Verifier's defaults. They mean nothing without BootFloor.
+	Leeway, ClockSkew time.Duration
+
+	// Now tells the time by which expires is judged, and that of New for BootFloor; default time.Now.
 	Now func() time.Time
 }
 
@@ -102,12 +122,18 @@ type Store struct {
 
 	maxEntries int64
 	window     time.Duration
+	floor      *replay.Floor // nil without BootFloor
 	now        func() time.Time
+
+	// What was refused. A first use counts nothing but live.
+	replays, full, stale, unavailable atomic.Int64
 }
 
 var (
 	_ replay.Store    = (*Store)(nil)
 	_ replay.Windower = (*Store)(nil)
+	_ replay.Floorer  = (*Store)(nil)
+	_ replay.Statser  = (*Store)(nil)
 )
 
 // A shard is the lock around one shard of bigcache and what belongs to its entries. bigcache can look up and it can
@@ -125,7 +151,8 @@ type shard struct {
 // New returns an empty store. The error names every mistake in cfg at once. The store has a goroutine that forgets
 // expired keys; Close ends it.
 func New(cfg Config) (*Store, error) {
-	if err := cfg.complete(); err != nil {
+	floor, err := cfg.complete()
+	if err != nil {
 		return nil, err
 	}
 	s := &Store{
@@ -134,9 +161,9 @@ func New(cfg Config) (*Store, error) {
 		quota:      newQuota(cfg.MaxEntries, cfg.MaxPerClient),
 		maxEntries: int64(cfg.MaxEntries),
 		window:     cfg.Window,
+		floor:      floor,
 		now:        cfg.Now,
 	}
-	var err error
 	// The context is one that never ends: bigcache would write to standard output when it did.
 	s.cache, err = bigcache.New(context.Background(), bigcache.Config{
 		Shards: len(s.shards),
@@ -150,6 +177,9 @@ func New(cfg Config) (*Store, error) {
 	})
 	if err != nil {
 		return nil, fmt.Errorf("memstore: %w", err)
+	}
+	if floor != nil {
+		floor.Raise(cfg.Now())
 	}
 	return s, nil
 }
@@ -171,8 +201,8 @@ func startSize(mean int) int {
 	return size/10 + 1
 }
 
-// complete puts the defaults in and reports every mistake.
-func (c *Config) complete() error {
+// complete puts the defaults in and reports every mistake. The floor is nil without BootFloor.
+func (c *Config) complete() (floor *replay.Floor, err error) {
 	var wrong []error
 	mistake := func(format string, args ...any) {
 		wrong = append(wrong, fmt.Errorf("memstore: Config."+format, args...))
@@ -195,27 +225,59 @@ func (c *Config) complete() error {
 	if c.Window < 0 || c.Window > maxWindow {
 		mistake("Window is %v: set how long a proof lives, at most %v, or 0 for %v", c.Window, maxWindow, defaultWindow)
 	}
+	if c.BootFloor {
+		if floor, err = replay.NewFloor(c.Leeway, c.ClockSkew); err != nil {
+			mistake("%w", err)
+		}
+	} else if c.Leeway != 0 || c.ClockSkew != 0 {
+		mistake("Leeway is %v and ClockSkew is %v, but they are for BootFloor alone: set it, too, or leave them 0",
+			c.Leeway, c.ClockSkew)
+	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return errors.Join(wrong...)
+	return floor, errors.Join(wrong...)
 }
 
-// FirstUse implements replay.Store. It does not wait, so it does not look at the context; made is not needed, as the
-// store loses its memory only together with the process.
+// FirstUse implements replay.Store. It does not wait, so it does not look at the context; made matters with BootFloor
+// only, as the store loses its memory only together with the process.
 //
-// An error is replay.ErrFull if there is no room for a new key, replay.ErrStale after a step of the clock, and one
-// without a name if expires is not in the future or further away than Window, or if the store is closed. After an error
-// the key is not recorded.
-func (s *Store) FirstUse(_ context.Context, key string, _, expires time.Time) (bool, error) {
-	if s.closed.Load() {
-		return false, errClosed
-	}
-	switch left := expires.Sub(s.now()); {
+// An error is replay.ErrFull if there is no room for a new key; replay.ErrStale after a step of the clock, and with
+// BootFloor for a proof that may have been used before New; a *replay.Unavailable as long as that goes for every new
+// proof; and one without a name if expires is not in the future or further away than Window, or if the store is closed.
+// After an error the key is not recorded.
+func (s *Store) FirstUse(_ context.Context, key string, made, expires time.Time) (bool, error) {
+	now := s.now()
+	switch left := expires.Sub(now); {
 	case left <= 0:
 		return false, errExpired
 	case left > s.window:
 		return false, fmt.Errorf("memstore: a key that expires in %v cannot be remembered, as Config.Window is %v", left, s.window)
+	}
+	first, err := s.use(key, made, expires, now)
+	switch {
+	case first:
+	case err == nil:
+		s.replays.Add(1)
+	case errors.Is(err, replay.ErrFull):
+		s.full.Add(1)
+	case errors.Is(err, replay.ErrStale):
+		s.stale.Add(1)
+	default:
+		s.unavailable.Add(1)
+	}
+	return first, err
+}
+
+// use is FirstUse for an expires that can be remembered.
+func (s *Store) use(key string, made, expires, now time.Time) (bool, error) {
+	if s.closed.Load() {
+		return false, errClosed
+	}
+	if s.floor != nil {
+		if err := s.floor.Check(made, now); err != nil {
+			return false, err
+		}
 	}
 	// bigcache does not tell keys with equal hashes apart: it drops the older one. Hence the hash itself is the key.
 	// Two proofs that meet in it refuse the later one, which no one can bring about without the seed and which among
@@ -255,9 +317,22 @@ func (s *Store) FirstUse(_ context.Context, key string, _, expires time.Time) (b
 // MaxWindow returns Config.Window: the longest time from now to expires that the store takes.
 func (s *Store) MaxWindow() time.Duration { return s.window }
 
-// Len returns how many keys are held, among them those that expired in the last seconds. While calls run it is a
-// moment's estimate.
-func (s *Store) Len() int { return int(s.live.Load()) }
+// Allowance returns Config.Leeway and Config.ClockSkew, with their defaults, and whether BootFloor is set.
+func (s *Store) Allowance() (leeway, clockSkew time.Duration, ok bool) {
+	if s.floor == nil {
+		return 0, 0, false
+	}
+	return s.floor.Allowance()
+}
+
+// Stats returns how many keys are held, among them those that expired in the last seconds, and what was refused since
+// New. Unavailable counts refusals by BootFloor for which no new proof would do, and by a closed store.
+func (s *Store) Stats() replay.Stats {
+	return replay.Stats{
+		Live: s.live.Load(), Capacity: s.maxEntries,
+		LocalReplays: s.replays.Load(), Full: s.full.Load(), Stale: s.stale.Load(), Unavailable: s.unavailable.Load(),
+	}
+}
 
 // Close ends the store's goroutine. FirstUse is an error from then on; calls that are under way end in order. The
 // memory is free when nothing refers to the store. Closing again does nothing. The error is always nil.

@@ -26,9 +26,21 @@ import (
 )
 
 func TestLaw(t *testing.T) {
-	storetest.Run(t, storetest.Config{
-		Open:      func(t *testing.T) []replay.Store { return []replay.Store{open(t, memstore.Config{})} },
-		OpenSmall: func(t *testing.T) []replay.Store { return []replay.Store{open(t, memstore.Config{MaxEntries: 10_000})} },
+	opener := func(cfg memstore.Config) func(*testing.T) []replay.Store {
+		return func(t *testing.T) []replay.Store { return []replay.Store{open(t, cfg)} }
+	}
+	t.Run("default", func(t *testing.T) {
+		t.Parallel() // it mostly waits
+		storetest.Run(t, storetest.Config{
+			Open: opener(memstore.Config{}), OpenSmall: opener(memstore.Config{MaxEntries: 10_000}),
+		})
+	})
+	t.Run("BootFloor", func(t *testing.T) {
+		t.Parallel()
+		storetest.Run(t, storetest.Config{
+			Open: opener(memstore.Config{BootFloor: true}), OpenSmall: opener(memstore.Config{BootFloor: true, MaxEntries: 10_000}),
+			Made: func() time.Time { return in(time.Minute) },
+		})
 	})
 }
 
@@ -65,8 +77,8 @@ func TestFull(t *testing.T) {
 			t.Fatalf("a full store forgot: key %d was first before and now got (%t, %v)", i, first, err)
 		}
 	}
-	if held != room || store.Len() != room {
-		t.Errorf("%d keys were admitted and Len is %d, want MaxEntries, %d", held, store.Len(), room)
+	if held != room || live(store) != room {
+		t.Errorf("%d keys were admitted and %d are live, want MaxEntries, %d", held, live(store), room)
 	}
 }
 
@@ -93,7 +105,7 @@ func TestQuota(t *testing.T) {
 				t.Fatalf("round %d: a used key of client A got (%t, %v), want (false, nil) at the quota too", round, first, err)
 			}
 			time.Sleep(time.Minute + 4*time.Second)
-			if n := store.Len(); n != 0 {
+			if n := live(store); n != 0 {
 				t.Fatalf("round %d: %d keys are held four seconds after the window, want 0", round, n)
 			}
 		}
@@ -149,7 +161,7 @@ func TestLivesUntilExpires(t *testing.T) {
 				}
 			}
 			time.Sleep(window + 4*time.Second)
-			if n := store.Len(); n != 0 {
+			if n := live(store); n != 0 {
 				t.Errorf("window %v: %d keys are held four seconds after it, want 0", window, n)
 			}
 		})
@@ -186,21 +198,21 @@ func TestAgainstModel(t *testing.T) {
 					delete(used, key)
 				}
 			}
-			if n := store.Len(); n < len(used) || n > 20_000 {
-				t.Fatalf("step %d: Len is %d, want at least the %d live keys and at most MaxEntries", step, n, len(used))
+			if n := live(store); n < len(used) || n > 20_000 {
+				t.Fatalf("step %d: %d keys are live, want at least the %d used ones and at most MaxEntries", step, n, len(used))
 			}
 			time.Sleep(time.Duration(step%7) * 700 * time.Millisecond)
 		}
 		time.Sleep(2*window + 10*time.Second) // growth can put a new entry before older ones, which then wait for it
-		if n := store.Len(); n != 0 {
+		if n := live(store); n != 0 {
 			t.Errorf("%d keys are held after all have expired, want 0", n)
 		}
 	})
 }
 
-// TestClockStep sets the clock ahead, so that a used key is forgotten, and back: the proof must not pass again, and
+// TestC14ClockStep sets the clock ahead, so that a used key is forgotten, and back: the proof must not pass again, and
 // new proofs must soon.
-func TestClockStep(t *testing.T) {
+func TestC14ClockStep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var back time.Duration // what Config.Now is behind bigcache's clock
 		now := func() time.Time { return time.Now().Add(-back) }
@@ -208,7 +220,7 @@ func TestClockStep(t *testing.T) {
 		key, expires := replay.Key("client", "jti"), now().Add(time.Minute)
 		requireFirst(t, store, key, expires)
 		time.Sleep(10 * time.Minute)
-		require.Zero(t, store.Len(), "the key is to be forgotten for this test")
+		require.Zero(t, live(store), "the key is to be forgotten for this test")
 		back = 10 * time.Minute
 		if first, err := use(store, key, expires); first || !errors.Is(err, replay.ErrStale) {
 			t.Errorf("a forgotten key got (%t, %v) after the clock was set back, want ErrStale", first, err)
@@ -217,6 +229,164 @@ func TestClockStep(t *testing.T) {
 		if first, err := use(store, replay.Key("client", "new"), now().Add(time.Minute)); !first || err != nil {
 			t.Errorf("a new proof got (%t, %v) two seconds later, want (true, nil)", first, err)
 		}
+	})
+}
+
+// TestC15Restart uses proofs in one store and then has another in its place, as a process that starts again. Without
+// BootFloor they pass once more; with it they never do, for as long as any verifier takes them.
+func TestC15Restart(t *testing.T) {
+	const leeway, life = 10 * time.Second, 81 * time.Second
+	replayed := func(t *testing.T, cfg memstore.Config) (again int) {
+		var proofs []time.Time // by what they say of when they were made: long ago, now, and as far ahead as is taken
+		before := open(t, memstore.Config{})
+		for i := range 71 {
+			proofs = append(proofs, in(leeway-time.Duration(i)*time.Second))
+			first, err := before.FirstUse(t.Context(), replay.Key("client", strconv.Itoa(i)), proofs[i], in(life))
+			require.NoError(t, err)
+			require.True(t, first)
+		}
+		expires := in(life)
+		require.NoError(t, before.Close())
+		after := open(t, cfg)
+		for ; time.Now().Before(expires); time.Sleep(500 * time.Millisecond) {
+			for i, made := range proofs {
+				first, err := after.FirstUse(t.Context(), replay.Key("client", strconv.Itoa(i)), made, expires)
+				if first {
+					again++
+				} else if cfg.BootFloor && err == nil {
+					t.Errorf("proof %d is (false, nil), but this store cannot know it: want an error", i)
+				}
+			}
+		}
+		return again
+	}
+	synctest.Test(t, func(t *testing.T) {
+		if n := replayed(t, memstore.Config{}); n == 0 {
+			t.Error("control: without BootFloor no used proof passes after a restart, so this test shows nothing")
+		}
+		if n := replayed(t, memstore.Config{BootFloor: true}); n > 0 {
+			t.Errorf("with BootFloor %d of 71 used proofs pass after a restart", n)
+		}
+	})
+}
+
+// TestBootFloor: whoever waits as long as it is told gets in with a new proof, and nobody earlier; what was made before
+// that is stale from then on. It begins at several places of the second, since clients cut iat to seconds.
+func TestBootFloor(t *testing.T) {
+	for _, tt := range []struct{ leeway, clockSkew, allowance time.Duration }{
+		{0, 0, 20 * time.Second}, {3 * time.Second, 2 * time.Second, 7 * time.Second},
+	} {
+		for _, phase := range []time.Duration{0, 1, 300 * time.Millisecond, time.Second - 1} {
+			synctest.Test(t, func(t *testing.T) {
+				time.Sleep(phase)
+				start := time.Now()
+				store := open(t, memstore.Config{BootFloor: true, Leeway: tt.leeway, ClockSkew: tt.clockSkew})
+				send := func(made time.Time) (bool, error) {
+					return store.FirstUse(t.Context(), replay.Key("client", rand.Text()), made, in(time.Minute))
+				}
+				wait := refusedFor(t, send, time.Now().Truncate(time.Second))
+				if wait <= tt.allowance || wait > tt.allowance+time.Second {
+					t.Errorf("RetryAfter at the start is %v, want more than %v by a second at most", wait, tt.allowance)
+				}
+				time.Sleep(wait - 1)
+				if left := refusedFor(t, send, time.Now().Truncate(time.Second)); left != 1 {
+					t.Errorf("RetryAfter a nanosecond before is %v", left)
+				}
+				if first, err := send(start.Add(tt.allowance + 1)); !first || err != nil {
+					t.Errorf("a proof made after the floor, by a clock that is ahead, got (%t, %v), want (true, nil)", first, err)
+				}
+				time.Sleep(time.Nanosecond)
+				if first, err := send(time.Now().Truncate(time.Second)); !first || err != nil {
+					t.Errorf("a new proof at RetryAfter got (%t, %v), want (true, nil)", first, err)
+				}
+				for _, made := range []time.Time{start.Add(tt.allowance), start, {}} {
+					if first, err := send(made); first || !errors.Is(err, replay.ErrStale) {
+						t.Errorf("a proof made %v after the start got (%t, %v), want ErrStale", made.Sub(start), first, err)
+					}
+				}
+				want := replay.Stats{Live: 2, Capacity: 1_000_000, Stale: 3, Unavailable: 2}
+				if got := store.Stats(); got != want {
+					t.Errorf("Stats are %+v, want %+v", got, want)
+				}
+			})
+		}
+	}
+}
+
+// refusedFor sends a proof that is to be refused as all are, and returns how long the store says to wait.
+func refusedFor(t *testing.T, send func(time.Time) (bool, error), made time.Time) time.Duration {
+	t.Helper()
+	first, err := send(made)
+	var unavailable *replay.Unavailable
+	if first || !errors.As(err, &unavailable) || errors.Is(err, replay.ErrStale) {
+		t.Fatalf("a new proof too soon after a start got (%t, %v), want Unavailable", first, err)
+	}
+	return unavailable.RetryAfter
+}
+
+// TestBootFloorGoesByNow: the floor is of the clock that the verifier has, too, not of the machine's.
+func TestBootFloorGoesByNow(t *testing.T) {
+	now := time.Unix(1_764_000_000, 0)
+	store := open(t, memstore.Config{BootFloor: true, Now: func() time.Time { return now }})
+	send := func(made time.Time) (bool, error) {
+		return store.FirstUse(t.Context(), replay.Key("client", rand.Text()), made, now.Add(time.Minute))
+	}
+	if wait := refusedFor(t, send, now.Add(20*time.Second)); wait != 21*time.Second {
+		t.Errorf("RetryAfter is %v by Config.Now, want 21s", wait)
+	}
+	if first, err := send(now.Add(20*time.Second + 1)); !first || err != nil {
+		t.Errorf("a proof made after the floor got (%t, %v), want (true, nil)", first, err)
+	}
+}
+
+// TestAllowance: a verifier compares it if and only if there is a floor.
+func TestAllowance(t *testing.T) {
+	for name, tt := range map[string]struct {
+		cfg               memstore.Config
+		leeway, clockSkew time.Duration
+		ok                bool
+	}{
+		"no floor":  {memstore.Config{}, 0, 0, false},
+		"defaults":  {memstore.Config{BootFloor: true}, 10 * time.Second, 5 * time.Second, true},
+		"one's own": {memstore.Config{BootFloor: true, Leeway: 60 * time.Second, ClockSkew: 1}, 60 * time.Second, 1, true},
+		"half so":   {memstore.Config{BootFloor: true, ClockSkew: 7 * time.Second}, 10 * time.Second, 7 * time.Second, true},
+	} {
+		if l, c, ok := open(t, tt.cfg).Allowance(); l != tt.leeway || c != tt.clockSkew || ok != tt.ok {
+			t.Errorf("%s: Allowance is (%v, %v, %t), want (%v, %v, %t)", name, l, c, ok, tt.leeway, tt.clockSkew, tt.ok)
+		}
+	}
+}
+
+// TestStats: every refusal is counted once, by its kind, and what the caller did wrong is not.
+func TestStats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var back time.Duration // what Config.Now is behind bigcache's clock
+		now := func() time.Time { return time.Now().Add(-back) }
+		store := open(t, memstore.Config{MaxEntries: 4, MaxPerClient: 3, Window: time.Minute, Now: now})
+		want := replay.Stats{Capacity: 4}
+		step := func(does string, key string, expires time.Time, change func()) {
+			_, _ = use(store, key, expires)
+			change()
+			if got := store.Stats(); got != want {
+				t.Errorf("after %s Stats are %+v, want %+v", does, got, want)
+			}
+		}
+		expires := now().Add(time.Minute)
+		a, b := proofs("client A", 4), proofs("client B", 2)
+		for _, key := range append(a[:3:3], b[0]) {
+			step("a first use", key, expires, func() { want.Live++ })
+		}
+		step("a replay", a[0], expires, func() { want.LocalReplays++ })
+		step("another", a[0], expires, func() { want.LocalReplays++ })
+		step("a key beyond the client's quota", a[3], expires, func() { want.Full++ })
+		step("a key beyond the room for all", b[1], expires, func() { want.Full++ })
+		step("an expires that is past", b[1], now(), func() {})
+		step("an expires beyond the window", b[1], expires.Add(1), func() {})
+		time.Sleep(10 * time.Minute)
+		back = 10 * time.Minute
+		step("a step of the clock", a[0], expires, func() { want.Live, want.Stale = 0, 1 })
+		require.NoError(t, store.Close())
+		step("Close", b[1], expires, func() { want.Unavailable++ })
 	})
 }
 
@@ -286,7 +456,7 @@ func TestConfig(t *testing.T) {
 	_, err := memstore.New(memstore.Config{MaxEntries: -1, MaxPerClient: -2, Window: -time.Second})
 	require.Error(t, err)
 	for _, want := range []string{
-		"MaxEntries is -1: set 1 to 1073741824, or 0 for 1000000",
+		"memstore: Config.MaxEntries is -1: set 1 to 1073741824, or 0 for 1000000",
 		"MaxPerClient is -2: set 1 to MaxEntries, or 0 for a tenth of MaxEntries",
 		"Window is -1s: set how long a proof lives, at most 24h0m0s, or 0 for 2m0s",
 	} {
@@ -299,6 +469,10 @@ func TestConfig(t *testing.T) {
 		"more entries than can be counted": {MaxEntries: math.MaxInt32},
 		"a window of more than a day":      {Window: 24*time.Hour + 1},
 		"the longest of all durations":     {Window: math.MaxInt64},
+		"a floor's Leeway without a floor": {Leeway: time.Second},
+		"its ClockSkew without a floor":    {ClockSkew: time.Second},
+		"a negative Leeway":                {BootFloor: true, Leeway: -1},
+		"a ClockSkew of more than a day":   {BootFloor: true, ClockSkew: 24*time.Hour + 1},
 	} {
 		if _, err := memstore.New(cfg); err == nil || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: error %v, want one mistake", name, err)
@@ -310,6 +484,7 @@ func TestConfig(t *testing.T) {
 		"the smallest quota":          {MaxPerClient: 1},
 		"no quota":                    {MaxEntries: 10, MaxPerClient: 10},
 		"the shortest and the finest": {Window: 1},
+		"a boot floor":                {BootFloor: true},
 	} {
 		store, err := memstore.New(cfg)
 		if err != nil {
@@ -344,15 +519,18 @@ func TestDefaults(t *testing.T) {
 
 // TestFreshKeyAllocatesNothing: garbage per request would cost more than the look-up.
 func TestFreshKeyAllocatesNothing(t *testing.T) {
-	store := open(t, memstore.Config{})
-	keys, expires := proofs("client", 20_001), in(time.Minute)
-	i := 0
-	// AllocsPerRun rounds down, so that growing buffers, which are rare, do not count.
-	if n := testing.AllocsPerRun(20_000, func() { _, _ = use(store, keys[i], expires); i++ }); n != 0 {
-		t.Errorf("FirstUse of a new key allocates %v times, want 0", n)
-	}
-	if store.Len() != i {
-		t.Errorf("Len is %d after %d new keys", store.Len(), i)
+	for name, cfg := range map[string]memstore.Config{"the zero Config": {}, "with BootFloor": {BootFloor: true}} {
+		store := open(t, cfg)
+		keys, made, expires := proofs("client", 20_001), in(time.Minute), in(time.Minute)
+		i := 0
+		// AllocsPerRun rounds down, so that growing buffers, which are rare, do not count.
+		n := testing.AllocsPerRun(20_000, func() { _, _ = store.FirstUse(context.Background(), keys[i], made, expires); i++ })
+		if n != 0 {
+			t.Errorf("%s: FirstUse of a new key allocates %v times, want 0", name, n)
+		}
+		if live(store) != i {
+			t.Errorf("%s: %d keys are live after %d new ones", name, live(store), i)
+		}
 	}
 }
 
@@ -458,6 +636,9 @@ func open(t testing.TB, cfg memstore.Config) *memstore.Store {
 	t.Cleanup(func() { require.NoError(t, store.Close()) })
 	return store
 }
+
+// live returns how many keys a store holds.
+func live(store *memstore.Store) int { return int(store.Stats().Live) }
 
 func use(store replay.Store, key string, expires time.Time) (bool, error) {
 	return store.FirstUse(context.Background(), key, time.Now(), expires)

@@ -11,8 +11,11 @@
 // Run it with the race detector too. It works in real time, because real servers do, and needs about three seconds
 // beside the store's own. Its keys are random, so a store need not be empty and several runs may share a server.
 //
-// What it cannot show: that the store keeps the law across a crash, a failover or a partition, and that its clock is
-// right. Those need tests of the store's own.
+// A store that is a replay.Windower, a replay.Floorer or a replay.Statser is held to that, too. Where handles are several,
+// each counts what it was asked itself.
+//
+// What it cannot show: that the store keeps the law across a crash, a failover or a partition, that a floor lies where it
+// must, and that its clock is right. Those need tests of the store's own.
 package storetest
 
 import (
@@ -40,8 +43,8 @@ type Config struct {
 	// leaves out the law about full stores.
 	OpenSmall func(t *testing.T) []replay.Store
 
-	// Made returns the time at which the proofs of the test were made; default time.Now. A store that refuses what was
-	// made before it began to remember needs a later one.
+	// Made returns the time at which the proofs of the test were made; default time.Now. A store whose floor is raised
+	// when it is opened (see replay.Floor) needs a later one, such as a minute from now.
 	Made func() time.Time
 }
 
@@ -92,10 +95,14 @@ var laws = []law{
 		rule: "an expires that is not in the future is an error and records nothing"},
 	{name: "WindowIsKept", check: windowIsKept,
 		rule: "a Windower remembers up to MaxWindow, and an expires further away is an error"},
+	{name: "MadeOpensNothing", check: madeOpensNothing,
+		rule: "no key is first twice, whatever made is, and only a Floorer refuses for it, with ErrStale or an *Unavailable"},
+	{name: "ReplaysAreCounted", check: replaysAreCounted,
+		rule: "a Statser counts each repeated key once, as a local or as a shared replay"},
 	{name: "CancelledIsNotFirstTwice", check: cancelledIsNotFirstTwice,
 		rule: "a call whose context is cancelled gives an error or a right answer, and no key is first twice"},
 	{name: "FullForgetsNothing", check: fullForgetsNothing, small: true,
-		rule: "a full store returns replay.ErrFull and does not forget a key to make room"},
+		rule: "a full store returns replay.ErrFull, counts it if it is a Statser, and does not forget a key to make room"},
 }
 
 // test checks the law over the handles of one memory. The error starts with the rule.
@@ -160,8 +167,21 @@ func neighbours(key string) []string {
 }
 
 func oneOfManyIsFirst(s *subject) error {
-	keys, expires := newKeys(4000), s.later()
-	callers := max(8, 2*len(s.handles))
+	// A store in memory needs thousands of races to be caught, which take it no time. One behind a network is slowed down by
+	// the waiting callers, but its calls take so long that hundreds will do.
+	const batch, fewest, most, enough = 250, 500, 4000, 2 * time.Second
+	start := time.Now()
+	for n := 0; n < most && (n < fewest || time.Since(start) < enough); n += batch {
+		if err := s.race(newKeys(batch), max(8, 2*len(s.handles))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// race uses each key from so many callers at once.
+func (s *subject) race(keys []string, callers int) error {
+	expires := s.later()
 	firsts := make([]atomic.Int64, len(keys))
 	var failed atomic.Pointer[answer]
 	var arrived atomic.Int64
@@ -292,6 +312,76 @@ func windowIsKept(s *subject) error {
 	return nil
 }
 
+// madeOpensNothing tries the times that one client may write into two proofs with one jti. It does not know where a floor
+// lies: a store that has remembered for years may take what is a day old.
+func madeOpensNothing(s *subject) error {
+	for i, away := range []time.Duration{time.Second, -24 * time.Hour, -100 * 365 * 24 * time.Hour} {
+		other := &subject{s.handles, func() time.Time { return s.made().Add(away) }}
+		used, fresh := newKey(), newKey()
+		if err := s.wantFirst(i, used, s.later()); err != nil {
+			return err
+		}
+		got := other.use(context.Background(), i+1, used, s.later())
+		if err := s.wantUnlessStale(i+1, got, answer{false, nil}); err != nil {
+			return fmt.Errorf("a key that was used, with a made %v away, %w", away, err)
+		}
+		got = other.use(context.Background(), i, fresh, s.later())
+		if err := s.wantUnlessStale(i, got, answer{true, nil}); err != nil {
+			return fmt.Errorf("a key that was never used, with a made %v away, %w", away, err)
+		}
+		if got.first {
+			if err := s.wantRepeated(i+1, fresh, s.later()); err != nil {
+				return fmt.Errorf("after a first use with a made %v away, %w", away, err)
+			}
+		}
+	}
+	return nil
+}
+
+// wantUnlessStale allows a Floorer to refuse instead.
+func (s *subject) wantUnlessStale(handle int, got, want answer) error {
+	var unavailable *replay.Unavailable
+	f, isFloorer := s.handles[handle%len(s.handles)].(replay.Floorer)
+	if isFloorer {
+		_, _, isFloorer = f.Allowance()
+	}
+	switch {
+	case got == want:
+		return nil
+	case got.first || !errors.Is(got.err, replay.ErrStale) && !errors.As(got.err, &unavailable):
+		return fmt.Errorf("got %v, want %v", got, want)
+	case !isFloorer:
+		return fmt.Errorf("got %v, but the store has no Allowance, as one that refuses so must", got)
+	}
+	return nil
+}
+
+func replaysAreCounted(s *subject) error {
+	for i, handle := range s.handles {
+		counter, ok := handle.(replay.Statser)
+		if !ok {
+			continue
+		}
+		replays := func() int64 { stats := counter.Stats(); return stats.LocalReplays + stats.SharedReplays }
+		before := replays()
+		keys := newKeys(2) // one is first here, one through another handle
+		for j, key := range keys {
+			if err := s.wantFirst(i+j, key, s.later()); err != nil {
+				return err
+			}
+		}
+		for j := range 6 {
+			if err := s.wantRepeated(i, keys[j%2], s.later()); err != nil {
+				return err
+			}
+		}
+		if n := replays() - before; n != 6 {
+			return fmt.Errorf("after two first uses and 6 replays LocalReplays and SharedReplays have grown by %d", n)
+		}
+	}
+	return nil
+}
+
 func cancelledIsNotFirstTwice(s *subject) error {
 	for i := range 300 {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -336,6 +426,13 @@ func fullForgetsNothing(s *subject) error {
 		}
 		if len(admitted) >= tooMany {
 			return fmt.Errorf("it took %d keys without replay.ErrFull", tooMany)
+		}
+	}
+	if counter, ok := s.handles[0].(replay.Statser); ok {
+		before := counter.Stats().Full
+		got := s.use(context.Background(), 0, newKey(), s.later())
+		if n := counter.Stats().Full - before; errors.Is(got.err, replay.ErrFull) && n != 1 {
+			return fmt.Errorf("a refusal with ErrFull raised Full by %d", n)
 		}
 	}
 	for i, key := range admitted {

@@ -106,6 +106,76 @@ func (w windowed) FirstUse(ctx context.Context, key string, made, expires time.T
 	return w.model.FirstUse(ctx, key, made, expires)
 }
 
+// floored refuses what was made more than an hour ago with an answer of its own, and may or may not say so.
+type floored struct {
+	*model
+	old  answer
+	says bool
+}
+
+func (f floored) Allowance() (leeway, clockSkew time.Duration, ok bool) {
+	return time.Second, time.Second, f.says
+}
+
+func (f floored) FirstUse(ctx context.Context, key string, made, expires time.Time) (bool, error) {
+	first, err := f.model.FirstUse(ctx, key, made, expires)
+	if time.Since(made) > time.Hour {
+		return f.old.first, f.old.err
+	}
+	return first, err
+}
+
+// perMade takes one key with another made for another key.
+type perMade struct{ *model }
+
+func (p perMade) FirstUse(ctx context.Context, key string, made, expires time.Time) (bool, error) {
+	return p.model.FirstUse(ctx, key+made.Truncate(time.Second).String(), made, expires)
+}
+
+// unrecorded does not record what is old.
+type unrecorded struct{ *model }
+
+func (u unrecorded) FirstUse(ctx context.Context, key string, made, expires time.Time) (bool, error) {
+	first, err := u.model.FirstUse(ctx, key, made, expires)
+	if first && time.Since(made) > time.Hour {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		delete(u.used, key)
+	}
+	return first, err
+}
+
+// counting counts its answers in some way.
+type counting struct {
+	*model
+	count func(*replay.Stats, answer)
+	stats *replay.Stats
+}
+
+func (c counting) Stats() replay.Stats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return *c.stats
+}
+
+func (c counting) FirstUse(ctx context.Context, key string, made, expires time.Time) (bool, error) {
+	first, err := c.model.FirstUse(ctx, key, made, expires)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.count(c.stats, answer{first, err})
+	return first, err
+}
+
+// countRight counts as the law says.
+func countRight(stats *replay.Stats, a answer) {
+	switch {
+	case errors.Is(a.err, replay.ErrFull):
+		stats.Full++
+	case !a.first && a.err == nil:
+		stats.SharedReplays++
+	}
+}
+
 // with returns a function that opens the model as f has changed it, with two handles on one memory.
 func with(f func(*model)) func() []replay.Store {
 	return func() []replay.Store {
@@ -119,6 +189,20 @@ func withWindow(claims, keeps time.Duration) func() []replay.Store {
 	return func() []replay.Store {
 		m := &model{used: map[string]time.Time{}, full: answerFull}
 		return []replay.Store{windowed{m, claims, keeps}}
+	}
+}
+
+func withFloor(says bool, old answer) func() []replay.Store {
+	return func() []replay.Store {
+		return []replay.Store{floored{&model{used: map[string]time.Time{}, full: answerFull}, old, says}}
+	}
+}
+
+// withStats opens two handles on one memory with counters of their own.
+func withStats(room int, count func(*replay.Stats, answer)) func() []replay.Store {
+	return func() []replay.Store {
+		m := &model{used: map[string]time.Time{}, full: answerFull, room: room}
+		return []replay.Store{counting{m, count, new(replay.Stats)}, counting{m, count, new(replay.Stats)}}
 	}
 }
 
@@ -183,6 +267,26 @@ func TestEveryLawCanFail(t *testing.T) {
 		{"WindowIsKept", "takes what it cannot remember", withWindow(time.Minute, time.Hour)},
 		{"WindowIsKept", "refuses what it claims to remember", withWindow(time.Minute, 50*time.Second)},
 		{"WindowIsKept", "has no window", withWindow(0, time.Minute)},
+		{"MadeOpensNothing", "remembers a key for each made", func() []replay.Store {
+			return []replay.Store{perMade{&model{used: map[string]time.Time{}}}}
+		}},
+		{"MadeOpensNothing", "does not record what is old", func() []replay.Store {
+			return []replay.Store{unrecorded{&model{used: map[string]time.Time{}}}}
+		}},
+		{"MadeOpensNothing", "says first of whatever is old", withFloor(true, answer{true, nil})},
+		{"MadeOpensNothing", "calls repeated whatever is old", withFloor(true, answer{false, nil})},
+		{"MadeOpensNothing", "refuses what is old with an error of its own", withFloor(true, answer{false, errors.New("old")})},
+		{"MadeOpensNothing", "says first together with ErrStale", withFloor(true, answer{true, replay.ErrStale})},
+		{"MadeOpensNothing", "refuses what is old and says that it does not", withFloor(false, answer{false, replay.ErrStale})},
+		{"MadeOpensNothing", "refuses what is old and is no Floorer", func() []replay.Store {
+			return []replay.Store{struct{ replay.Store }{withFloor(true, answer{false, replay.ErrStale})()[0]}}
+		}},
+		{"ReplaysAreCounted", "counts nothing", withStats(0, func(*replay.Stats, answer) {})},
+		{"ReplaysAreCounted", "counts first uses, too", withStats(0, func(s *replay.Stats, _ answer) { s.LocalReplays++ })},
+		{"ReplaysAreCounted", "counts a replay in both places", withStats(0, func(s *replay.Stats, a answer) {
+			countRight(s, a)
+			s.LocalReplays = s.SharedReplays
+		})},
 		{"CancelledIsNotFirstTwice", "says first without recording", with(func(m *model) {
 			m.onCtx = func(context.Context) (bool, error, bool) { return true, nil, true }
 		})},
@@ -208,6 +312,11 @@ func TestEveryLawCanFail(t *testing.T) {
 			m.room, m.full = 500, func(*model) error { return errors.New("out of memory") }
 		})},
 		{"FullForgetsNothing", "is never full", with(func(m *model) {})},
+		{"FullForgetsNothing", "does not count that it is full", withStats(500, func(*replay.Stats, answer) {})},
+		{"FullForgetsNothing", "counts that it is full twice", withStats(500, func(s *replay.Stats, a answer) {
+			countRight(s, a)
+			countRight(s, a)
+		})},
 	}
 	controlled := map[string]bool{}
 	for _, c := range controls {
@@ -232,7 +341,7 @@ func TestEveryLawCanFail(t *testing.T) {
 	}
 }
 
-// TestLawfulStorePasses is the other half: a store that keeps the law passes, with a window and without.
+// TestLawfulStorePasses is the other half: a store that keeps the law passes, whatever else it is.
 func TestLawfulStorePasses(t *testing.T) {
 	open := func(f func() []replay.Store) func(*testing.T) []replay.Store {
 		return func(*testing.T) []replay.Store { return f() }
@@ -245,6 +354,17 @@ func TestLawfulStorePasses(t *testing.T) {
 	t.Run("windowed", func(t *testing.T) {
 		t.Parallel()
 		Run(t, Config{Open: open(withWindow(10*time.Second, 10*time.Second)), OpenSmall: small})
+	})
+	booting := &replay.Unavailable{Err: errors.New("booting")}
+	for name, old := range map[string]error{"floored": replay.ErrStale, "just booted": booting} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			Run(t, Config{Open: open(withFloor(true, answer{false, old}))})
+		})
+	}
+	t.Run("counting", func(t *testing.T) {
+		t.Parallel()
+		Run(t, Config{Open: open(withStats(0, countRight)), OpenSmall: open(withStats(500, countRight))})
 	})
 	t.Run("refuses what is cancelled", func(t *testing.T) {
 		t.Parallel()
