@@ -22,7 +22,7 @@ func (c *challenger) values(code Code, failed string, bearer bool, scope string)
 		var b strings.Builder
 		b.WriteString(scheme)
 		param := func(name, value string) {
-			if value == "" {
+			if value == "" || !isQuotable(value) { // a scope may be anything; all else was checked at start
 				return
 			}
 			if b.Len() > len(scheme) {

@@ -76,8 +76,9 @@ func NewIssuer() *Issuer {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /.well-known/oauth-authorization-server", i.serveMetadata)
 	mux.HandleFunc("GET /jwks", i.serveKeys)
-	i.server = httptest.NewServer(mux)
-	i.URL = i.server.URL
+	i.server = httptest.NewUnstartedServer(mux)
+	i.URL = "http://" + i.server.Listener.Addr().String() // before anyone can ask for it
+	i.server.Start()
 	return i
 }
 

@@ -29,12 +29,22 @@ type Config struct {
 	TrustedProxies []netip.Prefix
 	Forwarded      Header
 
+	// ClientCert reads the client's certificate, for tokens that are bound to one (RFC 8705), from the field Client-Cert (RFC 9440)
+	// of requests that come from TrustedProxies, which must replace what a client sends under that name. The certificate
+	// of such a connection is the proxy's own and does not count. From any other address the field means nothing.
+	ClientCert bool
+
+	// AllowPreflight lets CORS preflights through to the handler: OPTIONS requests with Origin and
+	// Access-Control-Request-Method and without credentials. It is for a CORS middleware that stands inside of this one, and
+	// the handler then finds no Result. One that stands outside, which is better, needs nothing here.
+	AllowPreflight bool
+
 	// OnError answers a refused request; the default is dpop.WriteError. It must not call the protected handler.
 	OnError func(http.ResponseWriter, *http.Request, error)
 }
 
 // New returns a middleware that lets a request pass if v accepts it. The handler finds the [dpop.Result] in the request's
-// context; its nonce, if there is one, is sent with the answer.
+// context. Its nonce, if there is one, is sent with the answer, which no cache may keep then, whatever the handler sets.
 //
 // The error names every mistake in cfg. The middleware must stand outside of what rewrites the request's method or
 // RequestURI; URL may be rewritten before it, as http.StripPrefix does.
@@ -48,22 +58,46 @@ func New(v dpop.RequestVerifier, cfg Config) (func(http.Handler) http.Handler, e
 	}
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header["Origin"] != nil {
+				if cfg.AllowPreflight && isPreflight(r) {
+					next.ServeHTTP(w, r)
+					return
+				}
+				w.Header().Add("Access-Control-Expose-Headers", exposed)
+			}
 			ctx := r.Context()
 			if cfg.OnError != nil {
 				ctx = context.WithValue(ctx, onErrorKey{}, cfg.OnError)
 			}
-			result, err := v.Verify(ctx, dpop.RequestFromHTTP(r, targets.uri(r)))
+			request := dpop.RequestFromHTTP(r, targets.uri(r))
+			if cfg.ClientCert && targets.isTrusted(r.RemoteAddr) {
+				request.ClientCertificate = clientCert(r.Header["Client-Cert"])
+			}
+			result, err := v.Verify(ctx, request)
 			if err != nil {
 				refuse(w, r.WithContext(ctx), err)
 				return
 			}
-			if result.Nonce != "" {
-				w.Header().Set("DPoP-Nonce", result.Nonce)
-				w.Header().Set("Cache-Control", "no-store") // RFC 9449 §8.2
+			r = r.WithContext(dpop.NewContext(ctx, result))
+			if result.Nonce == "" {
+				next.ServeHTTP(w, r)
+				return
 			}
-			next.ServeHTTP(w, r.WithContext(dpop.NewContext(ctx, result)))
+			told := &nonceWriter{ResponseWriter: w, nonce: result.Nonce}
+			next.ServeHTTP(told, r)
+			told.set() // where the handler wrote nothing
 		})
 	}, nil
+}
+
+// exposed are the fields of an answer that a client in a browser must be able to read: what to do about a refusal, the next
+// nonce, and this server's time (RFC 9449 §7.1 and §8). Whether its origin may read anything is a CORS middleware's decision.
+const exposed = "DPoP-Nonce, WWW-Authenticate, Date"
+
+// isPreflight reports whether a browser asks whether it may send a request, which it does without credentials.
+func isPreflight(r *http.Request) bool {
+	return r.Method == http.MethodOptions && r.Header["Access-Control-Request-Method"] != nil &&
+		r.Header["Authorization"] == nil && r.Header["Dpop"] == nil
 }
 
 // RequireScope returns a middleware, to stand inside the one that New returned, that lets a request pass if its token has

@@ -18,7 +18,8 @@ import (
 type Header string
 
 const (
-	// XForwarded is X-Forwarded-Host and X-Forwarded-Proto.
+	// XForwarded is X-Forwarded-Host and X-Forwarded-Proto, and X-Forwarded-Prefix if there is a Config.PathPrefix: then a
+	// proxy that says that it stripped another one contradicts it, and the request is refused.
 	XForwarded Header = "X-Forwarded"
 	// Forwarded is the field of RFC 7239 and its parameters host and proto.
 	Forwarded Header = "Forwarded"
@@ -57,8 +58,8 @@ func newTargets(cfg Config) (*targets, error) {
 	}
 	switch cfg.Forwarded {
 	case "":
-		if len(cfg.TrustedProxies) > 0 {
-			wrong("TrustedProxies is set: set Forwarded, too, to the family of fields that these proxies send")
+		if len(cfg.TrustedProxies) > 0 && !cfg.ClientCert {
+			wrong("TrustedProxies is set: set Forwarded, too, to the family of fields that these proxies send, or ClientCert")
 		}
 	case XForwarded, Forwarded:
 		if len(cfg.TrustedProxies) == 0 {
@@ -67,9 +68,17 @@ func newTargets(cfg Config) (*targets, error) {
 	default:
 		wrong("Forwarded is %q: use XForwarded or Forwarded", cfg.Forwarded)
 	}
-	for _, p := range cfg.TrustedProxies {
+	if cfg.ClientCert && len(cfg.TrustedProxies) == 0 {
+		wrong("ClientCert is set: set TrustedProxies, too, to the addresses of the proxies that send Client-Cert")
+	}
+	for i, p := range cfg.TrustedProxies {
 		if !p.IsValid() || p.Addr().Is4In6() {
 			wrong("TrustedProxies has the prefix %v: use netip.ParsePrefix, and IPv4 addresses as such", p)
+		}
+		for _, other := range cfg.TrustedProxies[:i] {
+			if p.Overlaps(other) {
+				wrong("TrustedProxies has %v and %v, which overlap: leave the one out that the other contains", other, p)
+			}
 		}
 	}
 	return t, errors.Join(errs...)
@@ -108,7 +117,7 @@ func (t *targets) uri(r *http.Request) string {
 		return ""
 	}
 	o, ok := t.origin(r)
-	if !ok {
+	if !ok || t.contradictsPrefix(r) {
 		return ""
 	}
 	return o.scheme + "://" + o.authority + t.prefix + path
@@ -160,7 +169,7 @@ func (t *targets) origin(r *http.Request) (origin, bool) {
 	if r.TLS != nil {
 		scheme = "https"
 	}
-	if t.isTrusted(r.RemoteAddr) {
+	if t.header != "" && t.isTrusted(r.RemoteAddr) {
 		var ok bool
 		if host, scheme, ok = t.forwarded(r.Header, host, scheme); !ok {
 			return origin{}, false
@@ -181,6 +190,15 @@ func (t *targets) origin(r *http.Request) (origin, bool) {
 		}
 	}
 	return origin{}, false
+}
+
+// contradictsPrefix reports whether a trusted proxy says that it stripped another prefix than the configured one.
+func (t *targets) contradictsPrefix(r *http.Request) bool {
+	if t.prefix == "" || t.header != XForwarded || r.Header["X-Forwarded-Prefix"] == nil || !t.isTrusted(r.RemoteAddr) {
+		return false
+	}
+	stripped, ok := single(r.Header["X-Forwarded-Prefix"])
+	return !ok || strings.TrimRight(stripped, "/") != t.prefix
 }
 
 func (t *targets) isTrusted(remote string) bool {
