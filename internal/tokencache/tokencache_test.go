@@ -143,6 +143,31 @@ func TestForgetWhileLookingUp(t *testing.T) {
 	}
 }
 
+// A look that was abandoned and ends does not end the sharing of the one that took its place.
+func TestAnAbandonedLookEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := tokencache.New[string](10)
+		first, second := make(chan struct{}), make(chan struct{})
+		join := func(look tokencache.Look[string]) {
+			go func() { _, _ = c.Join(t.Context(), sum("token"), time.Now(), look) }()
+			synctest.Wait()
+		}
+		wait := func(c chan struct{}) tokencache.Look[string] {
+			return func() (string, time.Time) { <-c; return "", time.Time{} }
+		}
+		join(wait(first))
+		c.Forget(sum("token"))
+		join(wait(second))
+		close(first)
+		synctest.Wait()
+		join(func() (string, time.Time) {
+			t.Error("a third look, while the second is under way")
+			return "", time.Time{}
+		})
+		close(second)
+	})
+}
+
 // moveWall returns t with its wall clock moved and its monotonic one where it was: the time of a machine that slept, or
 // whose clock was set.
 func moveWall(t *testing.T, at time.Time, seconds int64) time.Time {

@@ -93,6 +93,8 @@ func TestClientCert(t *testing.T) {
 		"two colons, as HAProxy for none":   {on, proxyAddress, none, []string{"::"}, none},
 		"no colons":                         {on, proxyAddress, none, []string{strings.Trim(good, ":")}, none},
 		"one colon is missing":              {on, proxyAddress, none, []string{strings.TrimSuffix(good, ":")}, none},
+		"another character for the first":   {on, proxyAddress, none, []string{"x" + good[1:]}, none},
+		"another character for the last":    {on, proxyAddress, none, []string{good[:len(good)-1] + "x"}, none},
 		"three colons":                      {on, proxyAddress, none, []string{":" + good}, none},
 		"no base64":                         {on, proxyAddress, none, []string{":#" + good[1:]}, none},
 		"base64url":                         {on, proxyAddress, none, []string{":" + strings.NewReplacer("+", "-", "/", "_").Replace(base64.StdEncoding.EncodeToString(urlSensitive(t))) + ":"}, none},
