@@ -19,8 +19,6 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
-
-	"github.com/senderbound/senderbound/replay/memstore"
 )
 
 func main() {
@@ -46,11 +44,14 @@ func run(ctx context.Context, o options, stderr io.Writer) error {
 		return err
 	}
 	logger := slog.New(slog.NewJSONHandler(stderr, nil))
-	config := o.verifierConfig(logger)
+	config, err := o.verifierConfig(logger)
+	if err != nil {
+		return err
+	}
 	if config.Resolver, err = o.newResolver(ctx, logger); err != nil {
 		return err
 	}
-	store, err := memstore.New(memstore.Config{Window: config.Window()})
+	store, err := o.openStore(ctx, config, logger, stderr)
 	if err != nil {
 		return err
 	}

@@ -105,7 +105,7 @@ func TestEcho(t *testing.T) {
 	}
 
 	got := send(t, http.DefaultClient, "GET", url+"/", "DPoP "+token, proof("GET", url+"/other"))
-	if got.Status != 401 || got.Error != "invalid_dpop_proof" || !strings.Contains(got.Challenge, url+metadataPath) {
+	if got.Status != 401 || got.Error != "invalid_dpop_proof" || !strings.Contains(got.Challenge, url+wellKnown) {
 		t.Errorf("proof for another URL: %+v, want 401 invalid_dpop_proof and a challenge that names the metadata", got)
 	}
 	for logged.Scan() && !strings.Contains(logged.Text(), "request refused") {
@@ -166,23 +166,25 @@ func TestListenByName(t *testing.T) {
 	}
 }
 
+const wellKnown = "/.well-known/oauth-protected-resource"
+
 func TestMetadata(t *testing.T) {
 	for name, test := range map[string]struct {
 		flags []string
 		want  string
 	}{
-		"strict":       {nil, `,"dpop_bound_access_tokens_required":true,"dpop_signing_alg_values_supported":["ES256","EdDSA","PS256"]`},
-		"bearer, algs": {[]string{"-allow-bearer", "-algs", "ES384,ES256"}, `,"dpop_signing_alg_values_supported":["ES384","ES256"]`},
+		"strict":       {nil, `"dpop_signing_alg_values_supported":["ES256","EdDSA","PS256"],"dpop_bound_access_tokens_required":true`},
+		"bearer, algs": {[]string{"-allow-bearer", "-algs", "ES384,ES256"}, `"dpop_signing_alg_values_supported":["ES384","ES256"]`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			url, _ := start(t, append([]string{"-listen", "127.0.0.1:0", "-origin", "https://api.example.com",
 				"-issuer", "http://127.0.0.1:1", "-audience", "api"}, test.flags...)...)
-			resp, err := http.Get(url + metadataPath)
+			resp, err := http.Get(url + wellKnown)
 			require.NoError(t, err)
 			defer resp.Body.Close()
 			body, err := io.ReadAll(resp.Body)
 			require.NoError(t, err)
-			want := `{"authorization_servers":["http://127.0.0.1:1"],"bearer_methods_supported":["header"]` + test.want + `,"resource":"https://api.example.com"}`
+			want := `{"resource":"https://api.example.com","authorization_servers":["http://127.0.0.1:1"],"bearer_methods_supported":["header"],` + test.want + `}`
 			if got := strings.TrimSpace(string(body)); got != want {
 				t.Errorf("R131: metadata is\n%s, want\n%s", got, want)
 			}
@@ -211,6 +213,19 @@ func TestTLS(t *testing.T) {
 	}
 }
 
+// TestNoServerForReplay ends at once, and says which server is missing.
+func TestNoServerForReplay(t *testing.T) {
+	for _, url := range []string{"redis://127.0.0.1:1", "tiered+redis://127.0.0.1:1", "redis+sentinel://127.0.0.1:1/main", "infinispan://127.0.0.1:1"} {
+		o, err := parseOptions([]string{"-listen", "127.0.0.1:0", "-issuer", "http://127.0.0.1:1", "-audience", "api", "-replay", url}, io.Discard)
+		require.NoError(t, err)
+		start := time.Now()
+		err = run(t.Context(), o, io.Discard)
+		if err == nil || !strings.Contains(err.Error(), "-replay: redisstore: dial tcp 127.0.0.1:1: ") || time.Since(start) > 5*time.Second {
+			t.Errorf("%s: error is %v after %v, want one at once that names the address", url, err, time.Since(start))
+		}
+	}
+}
+
 // certificate writes a self-signed certificate for 127.0.0.1.
 func certificate(t *testing.T) (certFile, keyFile string) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -236,9 +251,12 @@ func TestWrongFlags(t *testing.T) {
 		"no issuer":              {[]string{"-audience", "api"}, "-issuer is missing: give"},
 		"no audience":            {[]string{"-issuer", "https://id.example.com"}, "-audience is missing: give"},
 		"a word":                 {append(good, "memory"), `"memory" is no flag`},
-		"introspection":          {append(good, "-introspect", "https://id.example.com/introspect"), "-introspect and -client-id are not built yet"},
-		"nonces":                 {append(good, "-nonce"), "-nonce is not built yet"},
-		"shared store":           {append(good, "-replay", "redis://127.0.0.1"), "-replay takes only memory so far"},
+		"introspection, no id":   {append(good, "-introspect", "https://id.example.com/introspect"), "-introspect and -client-id go together"},
+		"introspection, secret":  {append(good, "-introspect", "https://id.example.com/introspect", "-client-id", "api"), "environment CLIENT_SECRET is empty"},
+		"nonces":                 {append(good, "-nonce"), "environment NONCE_SECRET: set 32 random bytes"},
+		"no such store":          {append(good, "-replay", "memcached://127.0.0.1"), "-replay: redisstore: the URL is of no kind that is known"},
+		"secret in a URL":        {append(good, "-replay", "redis://:secret@127.0.0.1"), "the URL has a user name or a password: leave it out"},
+		"no primary":             {append(good, "-replay", "redis+sentinel://127.0.0.1"), "names no primary"},
 		"half of TLS":            {append(good, "-tls-cert", "cert.pem"), "-tls-cert and -tls-key go together"},
 		"no such certificate":    {append(good, "-tls-cert", "no.pem", "-tls-key", "no.pem"), "-tls-cert and -tls-key: open no.pem"},
 		"negative duration":      {append(good, "-max-age", "-5s"), "-max-age, -leeway and -clock-skew are not negative"},

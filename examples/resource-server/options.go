@@ -47,10 +47,12 @@ func parseOptions(args []string, output io.Writer) (options, error) {
 	f.StringVar(&o.issuer, "issuer", "", "`URL` of the issuer whose tokens are taken")
 	f.StringVar(&o.audience, "audience", "", "what the tokens must be meant for")
 	f.StringVar(&o.jwks, "jwks", "", "`URL` of the issuer's keys, where discovery is not to be used")
-	f.StringVar(&o.introspect, "introspect", "", "not built yet: introspection endpoint `URL`, instead of local JWT validation")
-	f.StringVar(&o.clientID, "client-id", "", "not built yet: client id for -introspect (secret: environment CLIENT_SECRET)")
-	f.StringVar(&o.replay, "replay", "memory", "where used proofs are remembered: memory")
-	f.BoolVar(&o.nonce, "nonce", false, "not built yet: require server nonces (secret: environment NONCE_SECRET)")
+	f.StringVar(&o.introspect, "introspect", "", "introspection endpoint `URL`, instead of local JWT validation; -issuer and -audience are\nchecked if they are given")
+	f.StringVar(&o.clientID, "client-id", "", "client `ID` of this resource for -introspect (secret: environment CLIENT_SECRET)")
+	f.StringVar(&o.replay, "replay", "memory", "where used proofs are remembered: memory; redis://host, or several hosts of a Cluster;\n"+
+		"redis+sentinel://host,host/name; infinispan://host, with ?min-nodes=2 if it is clustered; rediss:// and infinispans:// mean TLS; tiered+ before\n"+
+		"any of these keeps a memory in front of it (user and password: environment REPLAY_USER and REPLAY_PASSWORD)")
+	f.BoolVar(&o.nonce, "nonce", false, "require server nonces (environment NONCE_SECRET: 32 bytes or more, base64url, the same for all\nservers; of several, separated by commas, the first makes nonces, and all are taken)")
 	f.BoolVar(&o.keycloak, "keycloak", false, "take tokens as Keycloak makes them")
 	f.BoolVar(&o.allowBearer, "allow-bearer", false, "also admit tokens that are bound to no key, under Bearer")
 	f.Var(&o.algs, "algs", "algorithms of proofs, such as ES256,PS256")
@@ -74,20 +76,23 @@ func parseOptions(args []string, output io.Writer) (options, error) {
 
 func (o *options) check() error {
 	switch {
-	case o.introspect != "" || o.clientID != "":
-		return errors.New("-introspect and -client-id are not built yet: leave them out; tokens are validated as JWTs")
-	case o.nonce:
-		return errors.New("-nonce is not built yet: leave it out")
-	case o.replay != "memory":
-		return errors.New("-replay takes only memory so far: stores that are shared by several servers are not built yet")
-	case o.issuer == "":
+	case (o.introspect == "") != (o.clientID == ""):
+		return errors.New("-introspect and -client-id go together: give both or none")
+	case o.introspect != "" && os.Getenv("CLIENT_SECRET") == "":
+		return errors.New("environment CLIENT_SECRET is empty: set the secret of -client-id, as this resource has it at the issuer")
+	case o.introspect != "" && o.jwks != "":
+		return errors.New("-jwks is for tokens that are validated here: leave it out, or leave out -introspect")
+	case o.issuer == "" && o.introspect == "":
 		return errors.New("-issuer is missing: give the URL of the issuer whose tokens are to be taken")
-	case o.audience == "":
+	case o.audience == "" && o.introspect == "":
 		return errors.New("-audience is missing: give the name under which the issuer knows this API")
 	case (o.tlsCert == "") != (o.tlsKey == ""):
 		return errors.New("-tls-cert and -tls-key go together: give both or none")
 	case o.maxAge < 0 || o.leeway < 0 || o.clockSkew < 0:
 		return errors.New("-max-age, -leeway and -clock-skew are not negative: give durations such as 60s")
+	}
+	if _, _, err := o.sharedStore(); err != nil {
+		return err
 	}
 	for _, s := range o.origins {
 		if u, err := url.Parse(s); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
