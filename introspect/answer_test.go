@@ -124,6 +124,7 @@ func TestAnswers(t *testing.T) {
 // What Config leaves open is not checked, and no more than that.
 func TestConfiguredChecks(t *testing.T) {
 	anyAudience := func(c *introspect.Config) { c.Audience, c.AllowAnyAudience = "", true }
+	ours := dpop.Token{Issuer: issuerURL, Audience: []string{audience}}
 	anyIssuer := func(c *introspect.Config) { c.Issuer = "" }
 	for name, tt := range map[string]struct {
 		config  func(*introspect.Config)
@@ -137,7 +138,7 @@ func TestConfiguredChecks(t *testing.T) {
 		"any issuer, none":            {anyIssuer, members{"iss": nil, "aud": audience}, accepted, dpop.Token{Audience: []string{audience}}},
 		"any issuer, some":            {anyIssuer, members{"iss": "x", "aud": audience}, accepted, dpop.Token{Issuer: "x", Audience: []string{audience}}},
 		"any issuer, malformed":       {anyIssuer, members{"iss": 7}, string(dpop.ErrTokenMalformed), dpop.Token{}},
-		"an issuer that is not named": {func(*introspect.Config) {}, members{"iss": nil, "aud": audience}, accepted, dpop.Token{Issuer: issuerURL, Audience: []string{audience}}},
+		"an issuer that is not named": {func(*introspect.Config) {}, members{"iss": nil, "aud": "orders-api"}, accepted, ours},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newResolver(t, config(says(active().with(tt.changes)), tt.config))

@@ -137,6 +137,9 @@ func TestD20RevokedTokens(t *testing.T) {
 		dpop.TokenResolver
 		Revoke(token string)
 	}
+	const refused = string(dpop.ErrTokenInvalid)
+	revoked := func(s *server, _ revoker) { s.set(text(inactive.String())) }
+	revokedHere := func(s *server, r revoker) { s.set(text(inactive.String())); r.Revoke(token) }
 	for name, tt := range map[string]struct {
 		change  func(s *server, r revoker) // after a first request
 		at      time.Duration              // of the second
@@ -145,9 +148,9 @@ func TestD20RevokedTokens(t *testing.T) {
 	}{
 		"nothing":                   {func(*server, revoker) {}, ttl - 1, accepted, accepted},
 		"exp within the TTL":        {func(*server, revoker) {}, 30 * time.Second, string(dpop.ErrTokenExpired), accepted},
-		"revoked":                   {func(s *server, _ revoker) { s.set(text(inactive.String())) }, ttl - 1, accepted, accepted},
-		"revoked, the TTL is over":  {func(s *server, _ revoker) { s.set(text(inactive.String())) }, ttl, string(dpop.ErrTokenInvalid), string(dpop.ErrTokenInvalid)},
-		"revoked, and Revoke":       {func(s *server, r revoker) { s.set(text(inactive.String())); r.Revoke(token) }, 0, string(dpop.ErrTokenInvalid), string(dpop.ErrTokenInvalid)},
+		"revoked":                   {revoked, ttl - 1, accepted, accepted},
+		"revoked, the TTL is over":  {revoked, ttl, refused, refused},
+		"revoked, and Revoke":       {revokedHere, 0, refused, refused},
 		"the server is down":        {func(s *server, _ revoker) { s.set(status(500)) }, ttl - 1, accepted, accepted},
 		"down, and the TTL is over": {func(s *server, _ revoker) { s.set(status(500)) }, ttl, unavailable, unavailable},
 		"down, and Revoke":          {func(s *server, r revoker) { s.set(status(500)); r.Revoke(token) }, 0, unavailable, unavailable},

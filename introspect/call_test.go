@@ -317,7 +317,9 @@ func TestF02NothingSecretIsTold(t *testing.T) {
 			text(fmt.Sprintf(`{"active":true,%q:1,%[1]q:2}`, t))(w, r)
 		}),
 		"HTML": handler(func(w http.ResponseWriter, r *http.Request) { text("<p>"+r.PostForm.Encode())(w, r) }),
-		"401":  handler(func(w http.ResponseWriter, r *http.Request) { http.Error(w, r.PostForm.Encode(), http.StatusUnauthorized) }),
+		"401": handler(func(w http.ResponseWriter, r *http.Request) {
+			http.Error(w, r.PostForm.Encode(), http.StatusUnauthorized)
+		}),
 		"a broken Location": handler(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Location", "https://%zz/"+r.PostForm.Get("token"))
 			w.WriteHeader(307)
@@ -480,6 +482,9 @@ func TestDiscovery(t *testing.T) {
 	metadata := func(issuer, endpoint string) http.HandlerFunc {
 		return text(members{"issuer": issuer, "introspection_endpoint": endpoint}.String())
 	}
+	redirect := func(to string) http.HandlerFunc {
+		return http.RedirectHandler(to, http.StatusTemporaryRedirect).ServeHTTP
+	}
 	newWorld := func(t *testing.T) *world {
 		w := &world{routes: map[string]http.HandlerFunc{
 			openIDPath: metadata(issuerURL, "https://id.example.com"+askPath), askPath: text(active().String()),
@@ -510,8 +515,8 @@ func TestDiscovery(t *testing.T) {
 		"no metadata":                  {http.NotFound, "answered 404"},
 		"the server is down":           {status(500), "answered 500"},
 		"metadata that are not JSON":   {text("<html>"), "not a JSON object"},
-		"R104 redirected elsewhere":    {http.RedirectHandler("https://evil.example.com/", http.StatusTemporaryRedirect).ServeHTTP, "redirects to another origin"},
-		"redirected within the origin": {http.RedirectHandler("https://id.example.com"+openIDPath+"?", http.StatusTemporaryRedirect).ServeHTTP, "redirects more than 3 times"},
+		"R104 redirected elsewhere":    {redirect("https://evil.example.com/"), "redirects to another origin"},
+		"redirected within the origin": {redirect("https://id.example.com" + openIDPath + "?"), "redirects more than 3 times"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -585,7 +590,9 @@ func TestDiscovery(t *testing.T) {
 		})
 	})
 	// One failed call must not make what is known be forgotten, nor a server whose metadata are slow be waited for.
-	for name, broken := range map[string]http.HandlerFunc{"are down": status(500), "hang": hang, "are of another": metadata("x", "https://id.example.com/new")} {
+	for name, broken := range map[string]http.HandlerFunc{
+		"are down": status(500), "hang": hang, "are of another": metadata("x", "https://id.example.com/new"),
+	} {
 		t.Run("one call fails, and the metadata "+name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)

@@ -2,7 +2,6 @@ package introspect
 
 import (
 	"cmp"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
@@ -105,13 +104,8 @@ func (c Config) withDefaults() (Config, error) {
 		wrong("Authenticate is nil: set how this resource authenticates, such as BasicAuth")
 	}
 	c.HTTPClient = cmp.Or(c.HTTPClient, http.DefaultClient)
-	transport := c.HTTPClient.Transport
-	if transport == nil {
-		transport = http.DefaultTransport
-	}
-	// Of a clone, since a transport may be changing this field of its own on its first use.
-	if t, ok := transport.(*http.Transport); ok && skipsVerify(t.Clone().TLSClientConfig) {
-		wrong("HTTPClient does not verify certificates (InsecureSkipVerify): put the server's CA into its RootCAs instead")
+	if err := issuer.CheckClient(c.HTTPClient); err != nil {
+		wrong("HTTPClient %w", err)
 	}
 	if c.NoNegativeCache && c.NegativeTTL != 0 {
 		wrong("NegativeTTL is %v, and NoNegativeCache is set: set one of them", c.NegativeTTL)
@@ -122,8 +116,6 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	return c, errors.Join(errs...)
 }
-
-func skipsVerify(c *tls.Config) bool { return c != nil && c.InsecureSkipVerify }
 
 // checkNumbers fills in the numbers of c that are 0.
 func (c *Config) checkNumbers(wrong func(format string, args ...any)) {

@@ -69,7 +69,8 @@ type Config struct {
 	MinRefreshInterval time.Duration
 
 	// HTTPClient fetches metadata and keys; the default uses http.DefaultTransport. Its CheckRedirect is asked after
-	// ours, which follows redirects only within one origin.
+	// ours, which follows redirects only within one origin. One that does not verify certificates (InsecureSkipVerify) is
+	// refused, as far as can be seen.
 	HTTPClient *http.Client
 
 	// InsecureHTTP permits Issuer, JWKSURI and the metadata's jwks_uri to be plain http. Loopback addresses may always be.
@@ -161,6 +162,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.HTTPClient == nil {
 		c.HTTPClient = http.DefaultClient
+	}
+	if err := issuer.CheckClient(c.HTTPClient); err != nil {
+		wrong("HTTPClient %w", err)
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

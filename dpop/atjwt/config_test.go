@@ -1,7 +1,9 @@
 package atjwt_test
 
 import (
+	"crypto/tls"
 	"math"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -33,6 +35,17 @@ func TestBadURLIsNotShown(t *testing.T) {
 		_, err := atjwt.NewResolver(t.Context(), atjwt.Config{Issuer: url, Audience: "api"})
 		if err == nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("error is %v, want one without the password", err)
+		}
+	}
+}
+
+// D21: keys from a server whose certificate nobody verifies are anyone's.
+func TestD21CertificatesAreVerified(t *testing.T) {
+	for want, skips := range map[bool]bool{true: true, false: false} {
+		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: skips}}}
+		_, err := atjwt.NewResolver(t.Context(), atjwt.Config{Issuer: "https://id.example.com", Audience: "api", HTTPClient: client})
+		if refused := err != nil && strings.Contains(err.Error(), "Config.HTTPClient does not verify certificates"); refused != want {
+			t.Errorf("with InsecureSkipVerify %t the error is %v", skips, err)
 		}
 	}
 }

@@ -168,3 +168,21 @@ func Shown(raw string) string { return raw[:strings.IndexAny(raw+"?", "?#")] }
 func isLoopback(host string) bool {
 	return strings.EqualFold(host, "localhost") || net.ParseIP(host).IsLoopback()
 }
+
+// CheckClient returns an error if client does not verify certificates, as far as can be seen: not in a RoundTripper of another
+// type than *http.Transport, nor in a DialTLS function. The error goes on after the name of what client is.
+func CheckClient(client *http.Client) error {
+	transport := client.Transport
+	if transport == nil {
+		transport = http.DefaultTransport
+	}
+	t, ok := transport.(*http.Transport)
+	if !ok {
+		return nil
+	}
+	// Of a clone, since a transport may be changing this field of its own on its first use.
+	if config := t.Clone().TLSClientConfig; config != nil && config.InsecureSkipVerify {
+		return errors.New("does not verify certificates (InsecureSkipVerify): put the server's CA into its RootCAs instead")
+	}
+	return nil
+}

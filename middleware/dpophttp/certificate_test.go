@@ -82,6 +82,7 @@ func TestClientCert(t *testing.T) {
 		"B10 from a stranger with another":  {on, stranger, other.Leaf, []string{good}, other.Leaf},
 		"B10 from no address":               {on, "@", none, []string{good}, none},
 		"B10 not configured":                {off, proxyAddress, none, []string{good}, none},
+		"B10 not configured, the proxy's":   {off, proxyAddress, fromProxy, nil, none},
 		"no proxy, on the connection":       {on, stranger, fromClient, nil, fromClient},
 		"B10 two lines":                     {on, proxyAddress, none, []string{good, good}, none},
 		"B10 two lines, one is empty":       {on, proxyAddress, none, []string{"", good}, none},
@@ -97,7 +98,7 @@ func TestClientCert(t *testing.T) {
 		"another character for the last":    {on, proxyAddress, none, []string{good[:len(good)-1] + "x"}, none},
 		"three colons":                      {on, proxyAddress, none, []string{":" + good}, none},
 		"no base64":                         {on, proxyAddress, none, []string{":#" + good[1:]}, none},
-		"base64url":                         {on, proxyAddress, none, []string{":" + strings.NewReplacer("+", "-", "/", "_").Replace(base64.StdEncoding.EncodeToString(urlSensitive(t))) + ":"}, none},
+		"base64url":                         {on, proxyAddress, none, []string{":" + base64.URLEncoding.EncodeToString(urlSensitive(t)) + ":"}, none},
 		"no padding":                        {on, proxyAddress, none, []string{":" + base64.RawStdEncoding.EncodeToString(padded(t)) + ":"}, none},
 		"other last bits":                   {on, proxyAddress, none, []string{otherLastBits(t)}, none},
 		"a line break":                      {on, proxyAddress, none, []string{good[:20] + "\n" + good[20:]}, none},
@@ -303,7 +304,9 @@ func TestR150CertificateBoundTokens(t *testing.T) {
 // the one way that it has.
 func FuzzClientCert(f *testing.F) {
 	good := field(newCertificate(f, "client").Certificate[0])
-	for _, seed := range []string{good, "", ":", "::", ":::", ":AA==:", ":AB==:", good[1:], good + ";a=1", good + ", " + good, " " + good, good[:20] + "\n" + good[20:]} {
+	for _, seed := range []string{
+		good, "", ":", "::", ":::", ":AA==:", ":AB==:", good[1:], good + ";a=1", good + ", " + good, " " + good, good[:20] + "\n" + good[20:],
+	} {
 		f.Add(seed)
 	}
 	v := &recorder{result: accepted}

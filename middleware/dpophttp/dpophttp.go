@@ -70,8 +70,11 @@ func New(v dpop.RequestVerifier, cfg Config) (func(http.Handler) http.Handler, e
 				ctx = context.WithValue(ctx, onErrorKey{}, cfg.OnError)
 			}
 			request := dpop.RequestFromHTTP(r, targets.uri(r))
-			if cfg.ClientCert && targets.isTrusted(r.RemoteAddr) {
-				request.ClientCertificate = clientCert(r.Header["Client-Cert"])
+			if len(cfg.TrustedProxies) > 0 && targets.isTrusted(r.RemoteAddr) {
+				request.ClientCertificate = nil // which is the proxy's own
+				if cfg.ClientCert {
+					request.ClientCertificate = clientCert(r.Header["Client-Cert"])
+				}
 			}
 			result, err := v.Verify(ctx, request)
 			if err != nil {
