@@ -4,6 +4,7 @@ go 1.25.0
 
 require (
 	github.com/redis/go-redis/v9 v9.22.0
+	github.com/rs/cors v1.11.1
 	github.com/senderbound/senderbound v0.0.0
 	github.com/senderbound/senderbound/replay/redisstore v0.0.0
 	github.com/stretchr/testify v1.12.1

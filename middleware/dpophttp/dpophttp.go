@@ -37,6 +37,10 @@ type Config struct {
 	// AllowPreflight lets CORS preflights through to the handler: OPTIONS requests with Origin and
 	// Access-Control-Request-Method and without credentials. It is for a CORS middleware that stands inside of this one, and
 	// the handler then finds no Result. One that stands outside, which is better, needs nothing here.
+	//
+	// What stands inside does not see refusals, so that scripts of other origins can read neither a challenge nor the nonce
+	// beside it. And if it is told to expose fields, it may write over those that are exposed here, as rs/cors does with its
+	// ExposedHeaders: name DPoP-Nonce, WWW-Authenticate and Date there, too. See examples/cors.
 	AllowPreflight bool
 
 	// OnError answers a refused request; the default is dpop.WriteError. It must not call the protected handler.

@@ -11,14 +11,16 @@ import (
 // only where there is a nonce to be sent.
 type nonceWriter struct {
 	http.ResponseWriter
-	nonce string
-	isSet bool
+	nonce  string
+	values [2]string // of the two fields, here so that they need no memory of their own
+	isSet  bool
 }
 
 func (w *nonceWriter) set() {
 	if !w.isSet {
-		w.Header().Set("DPoP-Nonce", w.nonce)
-		w.Header().Set("Cache-Control", "no-store")
+		w.values = [2]string{w.nonce, "no-store"}
+		h := w.Header()
+		h["Dpop-Nonce"], h["Cache-Control"] = w.values[:1:1], w.values[1:] // what a handler adds to one is not in the other
 	}
 }
 

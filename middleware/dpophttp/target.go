@@ -175,21 +175,19 @@ func (t *targets) origin(r *http.Request) (origin, bool) {
 			return origin{}, false
 		}
 	}
-	var found []origin
+	var found origin
+	n := 0
 	for _, o := range t.origins {
-		if canonicalHost(o.scheme, host) == o.authority {
-			found = append(found, o)
+		if canonicalHost(o.scheme, host) != o.authority {
+			continue
 		}
-	}
-	if len(found) == 1 {
-		return found[0], true
-	}
-	for _, o := range found { // the same host under two schemes
-		if strings.EqualFold(o.scheme, scheme) {
+		if strings.EqualFold(o.scheme, scheme) { // of the same host under two schemes
 			return o, true
 		}
+		found = o
+		n++
 	}
-	return origin{}, false
+	return found, n == 1
 }
 
 // contradictsPrefix reports whether a trusted proxy says that it stripped another prefix than the configured one.
