@@ -26,8 +26,13 @@ type api struct {
 
 var listening = regexp.MustCompile(`(?m)^listening on (\S+)$`)
 
-// startAPI runs the resource server for tokens of an issuer, made for audience.
+// startAPI runs the resource server for tokens of a realm of Keycloak, made for audience.
 func startAPI(name, issuer, audience string, flags ...string) (*api, error) {
+	return runAPI(name, append([]string{"-issuer", issuer, "-audience", audience, "-keycloak"}, flags...)...)
+}
+
+// runAPI runs the resource server with these flags and returns when it listens.
+func runAPI(name string, flags ...string) (*api, error) {
 	program, err := resourceServer()
 	if err != nil {
 		return nil, err
@@ -36,7 +41,7 @@ func startAPI(name, issuer, audience string, flags ...string) (*api, error) {
 	if err != nil {
 		return nil, err
 	}
-	flags = append([]string{"-listen", "127.0.0.1:0", "-issuer", issuer, "-audience", audience, "-keycloak"}, flags...)
+	flags = append([]string{"-listen", "127.0.0.1:0"}, flags...)
 	if err := p.start(exec.Command(program, flags...)); err != nil {
 		return nil, err
 	}

@@ -24,13 +24,14 @@ import (
 // The realms of testdata. Clients, users and their names are the same for a reader of those files; a secret is the
 // client's name and "-secret".
 const (
-	realm     = "senderbound"
-	elsewhere = "elsewhere" // another realm, with the same client
-	rotating  = "rotating"  // whose keys the tests change, and no API is for
-	audience  = "orders-api"
+	realm        = "senderbound"
+	elsewhere    = "elsewhere"    // another realm, with the same client
+	rotating     = "rotating"     // whose keys the tests change, and no API is for
+	introspected = "introspected" // whose users, sessions and clients the tests change
+	audience     = "orders-api"
 )
 
-var realms = []string{realm, elsewhere, rotating}
+var realms = []string{realm, elsewhere, rotating, introspected}
 
 // client sends what the tests send.
 var client = &http.Client{Timeout: time.Minute}
@@ -120,9 +121,10 @@ func (k *keycloak) has(realm string) bool {
 
 // A grant is the answer of a token endpoint.
 type grant struct {
-	AccessToken string `json:"access_token"`
-	IDToken     string `json:"id_token"`
-	TokenType   string `json:"token_type"`
+	AccessToken  string `json:"access_token"`
+	IDToken      string `json:"id_token"`
+	RefreshToken string `json:"refresh_token"`
+	TokenType    string `json:"token_type"`
 }
 
 // clientCredentials returns a token of a client's own, bound to key if there is one.
