@@ -81,6 +81,7 @@ func (c *adapted) get(ctx context.Context, key string) (string, error) {
 func (c *adapted) do(ctx context.Context, args ...string) (text string, ok bool, err error) {
 	reply, err := c.command(ctx, args...)
 	if err != nil {
+		c.events.Add(1) // at once, before another call is granted over the connection that comes after this one
 		return "", false, c.explain(ctx, err, args)
 	}
 	switch reply := reply.(type) {
@@ -130,7 +131,7 @@ func (c *adapted) granted(ctx context.Context) error {
 	return c.lookNow(ctx)
 }
 
-func (c *adapted) failed(context.Context) { c.events.Add(1) }
+func (c *adapted) failed(context.Context) {} // do has seen to it
 
 func (c *adapted) look(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, c.store.cfg.Timeout)
@@ -151,11 +152,9 @@ func (c *adapted) lookNow(ctx context.Context) error {
 		return c.last
 	}
 	c.begun.Add(1)
-	events := c.events.Load() // what happens from now on is to be looked at again
+	events := c.events.Add(1) // whoever wants to grant meanwhile waits: this look may be the first to meet a loss
 	if c.last = c.check(ctx); c.last == nil {
-		c.seen.Store(events)
-	} else {
-		c.events.Add(1)
+		c.seen.Store(events) // what happened since is to be looked at again
 	}
 	return c.last
 }
