@@ -81,7 +81,7 @@ func (c *adapted) get(ctx context.Context, key string) (string, error) {
 func (c *adapted) do(ctx context.Context, args ...string) (text string, ok bool, err error) {
 	reply, err := c.command(ctx, args...)
 	if err != nil {
-		c.events.Add(1) // at once, before another call is granted over the connection that comes after this one
+		c.events.Add(1) // at once, and not when the call ends: another may be granted over the next connection meanwhile
 		return "", false, c.explain(ctx, err, args)
 	}
 	switch reply := reply.(type) {
@@ -152,9 +152,11 @@ func (c *adapted) lookNow(ctx context.Context) error {
 		return c.last
 	}
 	c.begun.Add(1)
-	events := c.events.Add(1) // whoever wants to grant meanwhile waits: this look may be the first to meet a loss
+	events := c.events.Load() // what happens from now on is to be looked at again
 	if c.last = c.check(ctx); c.last == nil {
-		c.seen.Store(events) // what happened since is to be looked at again
+		c.seen.Store(events)
+	} else {
+		c.events.Add(1)
 	}
 	return c.last
 }
