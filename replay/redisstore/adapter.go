@@ -77,11 +77,12 @@ func (c *adapted) get(ctx context.Context, key string) (string, error) {
 	return value, err
 }
 
-// do sends a command and returns the reply, a text or none.
+// do sends a command and returns the reply, a text or none. An error is an event, at once and not when the call ends: another
+// may be granted over the next connection meanwhile.
 func (c *adapted) do(ctx context.Context, args ...string) (text string, ok bool, err error) {
 	reply, err := c.command(ctx, args...)
 	if err != nil {
-		c.events.Add(1) // at once, and not when the call ends: another may be granted over the next connection meanwhile
+		c.events.Add(1)
 		return "", false, c.explain(ctx, err, args)
 	}
 	switch reply := reply.(type) {
@@ -95,6 +96,7 @@ func (c *adapted) do(ctx context.Context, args ...string) (text string, ok bool,
 		}
 	}
 	// It could be meant as null. To guess wrong is to grant.
+	c.events.Add(1)
 	return "", false, refuse("the Command returned a %T for %s: return nil for null, and a string or a []byte for a text", reply, args[0])
 }
 
@@ -130,8 +132,6 @@ func (c *adapted) granted(ctx context.Context) error {
 	}
 	return c.lookNow(ctx)
 }
-
-func (c *adapted) failed(context.Context) {} // do has seen to it
 
 func (c *adapted) look(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, c.store.cfg.Timeout)

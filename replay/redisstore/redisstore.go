@@ -84,8 +84,6 @@ type client interface {
 	get(ctx context.Context, key string) (string, error)
 	// granted confirms that a first use which was granted after the guard had looked is one.
 	granted(ctx context.Context) error
-	// failed hears of an attempt to which no answer came.
-	failed(ctx context.Context)
 	look(ctx context.Context)
 	close()
 }
@@ -209,7 +207,6 @@ func (s *Store) record(ctx context.Context, key string, made, expires time.Time)
 			}
 			return err == nil, s.explain(err)
 		}
-		s.client.failed(ctx)
 		if isFinal(err) || attempt > 0 && isUnreachable(err) {
 			break
 		}

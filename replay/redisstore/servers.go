@@ -215,16 +215,15 @@ func (c *conn) greet(ctx context.Context, isSentinel bool) (err error) {
 func (c *servers) setNX(ctx context.Context, key, value string, life time.Duration, get bool) (string, bool, error) {
 	set := c.rueidis.B().Set().Key(key).Value(value).Nx()
 	if get {
-		old, existed, err := c.do(ctx, set.Get().PxMilliseconds(life.Milliseconds()).Build())
-		return old, existed, c.answer(err, key, value)
+		return c.do(ctx, set.Get().PxMilliseconds(life.Milliseconds()).Build(), key, value)
 	}
-	ok, _, err := c.do(ctx, set.PxMilliseconds(life.Milliseconds()).Build())
-	return "", ok != "OK", c.answer(err, key, value)
+	ok, _, err := c.do(ctx, set.PxMilliseconds(life.Milliseconds()).Build(), key, value)
+	return "", ok != "OK", err
 }
 
 func (c *servers) get(ctx context.Context, key string) (string, error) {
-	value, _, err := c.do(ctx, c.rueidis.B().Get().Key(key).Build())
-	return value, c.answer(err, key)
+	value, _, err := c.do(ctx, c.rueidis.B().Get().Key(key).Build(), key)
+	return value, err
 }
 
 // answer returns what may be shown of an error: what a server says is made a serverError.
@@ -235,9 +234,18 @@ func (c *servers) answer(err error, secrets ...string) error {
 	return err
 }
 
-// do returns the reply to a command, or an error when ctx ends. Whoever needs a connection that another caller is making
-// is kept waiting by the client for as long as that one has time, so do does not wait for the client then.
-func (c *servers) do(ctx context.Context, cmd rueidis.Completed) (string, bool, error) {
+// do returns the reply to a command. An error shows none of secrets.
+func (c *servers) do(ctx context.Context, cmd rueidis.Completed, secrets ...string) (text string, ok bool, err error) {
+	if text, ok, err = c.send(ctx, cmd); err != nil {
+		c.failed(ctx)
+		err = c.answer(err, secrets...)
+	}
+	return text, ok, err
+}
+
+// send returns the reply to a command, or an error when ctx ends. Whoever needs a connection that another caller is making
+// is kept waiting by the client for as long as that one has time, so send does not wait for the client then.
+func (c *servers) send(ctx context.Context, cmd rueidis.Completed) (string, bool, error) {
 	if time.Since(c.start) > time.Duration(c.settled.Load()) {
 		return nullable(c.rueidis.Do(ctx, cmd))
 	}
